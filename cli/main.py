@@ -1,0 +1,85 @@
+"""`eokit`: a lazy group of verbs, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from eokit import __version__
+from eokit.errors import EokitError
+
+VERBS = {
+    "prepare": "turn a published data set into one Zarr store",
+    "inspect": "show what is in a store: sensors, dates, gaps, classes, a picture",
+    "datasets": "list the known data sets, what they hold and where they come from",
+    "pretrain": "pretrain an encoder on a store, without labels",
+    "finetune": "fine-tune a pretrained encoder on the labels of a store",
+    "evaluate": "score a bundle: kNN, linear probe or the fine-tuned model",
+    "predict": "draw a map: a Cloud-Optimized GeoTIFF from a store or dated GeoTIFFs",
+    "demo": "run the whole chain on a synthetic season, offline, in minutes",
+    "doctor": "say what this machine can run, and why something is missing",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists the verbs without importing them; a verb's file is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"eokit_cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EOKIT"})
+@click.version_option(__version__, prog_name="eokit")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """Pretrain, fine-tune, evaluate and map with foundation models on satellite image time series.
+
+    The chain: prepare, pretrain, finetune, evaluate, predict. `eokit demo` runs it on a synthetic season.
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line; every error becomes one line on stderr and its exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        group.main(prog_name="eokit", standalone_mode=False)
+    except click.exceptions.Abort:
+        _leave("interrupted", 130)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except EokitError as error:
+        _leave(str(error), error.exit_code, debug)
+    except Exception as error:
+        _leave(f"{type(error).__name__}: {error} (not foreseen; run again with --debug for the traceback)", 1, debug)
+
+
+def _leave(message: str, code: int, debug: bool = False) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"eokit: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

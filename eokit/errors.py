@@ -1,0 +1,54 @@
+"""Every error that eokit raises on purpose, and the exit code each one becomes.
+
+    EokitError                 1  something failed
+    ├── UsageError             2  an option or a configuration value is wrong
+    │   └── ArgumentError      2  an argument of a public function is wrong (also a ValueError)
+    ├── DataError              3  data are missing, damaged or not what they claim to be
+    ├── WeightsError           4  weights do not belong to the model, or are damaged
+    └── SetupError             5  the machine lacks something: a library, a device, disk space
+    Interrupted              130  stopped by a signal, with the work so far saved
+
+A message is one line: what is wrong, where, what was expected, what to do. Raise where the fact is known.
+"""
+
+from __future__ import annotations
+
+
+class EokitError(Exception):
+    """The base of every error raised on purpose; its message is one line meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(EokitError):
+    """An option, a path or a configuration value that cannot work."""
+
+    exit_code = 2
+
+
+class ArgumentError(UsageError, ValueError):
+    """An argument of a public function with the wrong shape, dtype, device or value; names the argument."""
+
+
+class DataError(EokitError):
+    """Data that are missing, damaged, or not what they claim to be; names the file and the field."""
+
+    exit_code = 3
+
+
+class WeightsError(EokitError):
+    """Weights or preprocessing that do not belong to the model or the data; names the differing keys."""
+
+    exit_code = 4
+
+
+class SetupError(EokitError):
+    """Something the machine lacks: an optional library, a device, room on the disk; says how to get it."""
+
+    exit_code = 5
+
+
+class Interrupted(EokitError):
+    """A run stopped by SIGINT or SIGTERM after it saved its state; says how to continue."""
+
+    exit_code = 130

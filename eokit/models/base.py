@@ -1,0 +1,69 @@
+"""What every encoder offers, so that tasks, probes and maps need to know no family.
+
+An encoder turns a Batch into Features and is batch-invariant: what a sample is padded with or batched with changes
+nothing (tests/models/contract.py holds every registered encoder to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from eokit.data.sample import Batch
+from eokit.errors import UsageError
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says of a batch; maps are (B, D, h, w), channels-last in memory.
+
+    tile: (B, D), one vector a sample. patch: (B, D, h, w), one vector a patch of `patch_size` pixels, pooled over the
+    valid dates. dense: (B, D', H, W), one vector a pixel, or None where the family has none.
+    seen: (B, h, w) bool, False where no date of any modality showed the patch (its features are then meaningless).
+    """
+
+    tile: Tensor
+    patch: Tensor
+    seen: Tensor
+    dense: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values."""
+
+    family: ClassVar[str]
+    config: Any
+    width: int
+    patch_size: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities the encoder can take, e.g. ("s2", "s1-asc"); a batch may bring any non-empty subset."""
+        return tuple(self.config.modalities)
+
+    def forward(self, batch: Batch) -> Features:
+        """Encode a batch."""
+        raise NotImplementedError
+
+    def config_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, ready for JSON."""
+        return asdict(self.config)
+
+
+def config_from(kind: type[ConfigT], plain: Mapping[str, Any], name: str) -> ConfigT:
+    """Build the dataclass `kind` from plain values; unknown keys are a UsageError that lists the known ones."""
+    assert is_dataclass(kind)
+    known = [one.name for one in fields(kind)]
+    unknown = sorted(set(plain) - set(known))
+    if unknown:
+        raise UsageError(f"{name}: unknown key {', '.join(unknown)}; known keys: {', '.join(known)}")
+    tidy = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    try:
+        return kind(**tidy)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}") from None

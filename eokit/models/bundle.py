@@ -1,0 +1,133 @@
+"""A bundle: one folder with weights, configuration and preprocessing; evaluation and maps need nothing else.
+
+    bundle.json            format version, family, model configuration, preprocessing, task (or null), provenance
+    weights.safetensors    encoder.* and, for a fine-tuned model, head.*
+
+Written aside and renamed, so that a folder that is there is whole. Loading is strict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from eokit.data.preprocessing import Preprocessing
+from eokit.errors import WeightsError
+from eokit.models.base import Encoder
+from eokit.models.registry import FAMILIES, build_encoder
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "bundle.json", "weights.safetensors"
+
+
+@dataclass
+class Bundle:
+    """An encoder with what it needs: `task` and `head` are None and empty for a pretrained encoder.
+
+    task: plain description of the head, e.g. {"kind": "segmentation", "head": "linear", "classes": [...],
+    "ignore": 19}.
+    head: the head's state dict. provenance: how it came to be (data set, folds, steps, seed, synthetic or not).
+    """
+
+    encoder: Encoder
+    preprocessing: Preprocessing
+    task: dict[str, Any] | None = None
+    head: dict[str, Tensor] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def save_bundle(path: Path, bundle: Bundle) -> Path:
+    """Write `bundle` to the folder `path`, replacing an older bundle there; returns `path`."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    tensors = {f"encoder.{key}": value for key, value in bundle.encoder.state_dict().items()}
+    tensors |= {f"head.{key}": value for key, value in bundle.head.items()}
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / WEIGHTS_FILE)
+    description = {
+        "format": FORMAT,
+        "family": bundle.encoder.family,
+        "model": bundle.encoder.config_dict(),
+        "preprocessing": bundle.preprocessing.to_dict(),
+        "task": bundle.task,
+        "provenance": bundle.provenance,
+    }
+    (aside / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    if path.exists():
+        shutil.rmtree(path)
+    aside.rename(path)
+    return path
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle, or the newest bundle of a run folder; every tensor must match (WeightsError, exit 4)."""
+    path = find_bundle(path)
+    description = _read_description(path)
+    encoder = build_encoder(description["family"], None, description["model"])
+    try:
+        tensors = load_file(path / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path / WEIGHTS_FILE}: cannot be read ({error}); copy the bundle again") from None
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    load_strict(encoder, parts["encoder"], str(path))
+    return Bundle(
+        encoder,
+        Preprocessing.from_dict(description["preprocessing"]),
+        description["task"],
+        parts["head"],
+        description["provenance"],
+    )
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle that `path` means: itself, or `path/bundle` where `path` is the folder of a run."""
+    for candidate in (path, path / "bundle"):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    raise WeightsError(
+        f"{path}: no bundle here ({CONFIG_FILE} is missing); give the folder that pretrain or finetune wrote"
+    )
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int:
+    """Load every tensor or none; returns how many matched. A mismatch names the differing keys (exit 4)."""
+    own = module.state_dict()
+    wrong = [f"missing {key}" for key in own.keys() - state.keys()]
+    wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    wrong += [
+        f"{key} is {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if own[key].shape != state[key].shape
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
+        matched = len(own) - sum(not line.startswith("unexpected") for line in wrong)
+        raise WeightsError(f"{source}: {matched} of {len(own)} tensors match {type(module).__name__}: {shown}")
+    module.load_state_dict(state)
+    return len(own)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path / CONFIG_FILE}: cannot be read ({error})") from None
+    if description.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: bundle format {description.get('format')!r}, this eokit reads {FORMAT};"
+            " use the eokit that wrote it"
+        )
+    if description.get("family") not in FAMILIES:
+        raise WeightsError(f"{path}: unknown model family {description.get('family')!r}; known: {', '.join(FAMILIES)}")
+    return description

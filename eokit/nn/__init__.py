@@ -1,0 +1,1 @@
+"""Layers on eokit.ops: blocks, positions, pooling."""

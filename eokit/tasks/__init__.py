@@ -1,0 +1,1 @@
+"""What is learned from labels: heads, losses, metrics."""

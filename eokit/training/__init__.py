@@ -1,0 +1,1 @@
+"""The training loop and the two verbs that use it, pretrain and finetune."""

@@ -1,0 +1,1 @@
+"""Pictures: quick looks, curves, confusion matrices, maps."""
