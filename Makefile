@@ -1,0 +1,53 @@
+# make demo   set up everything and run the whole chain on a synthetic season (offline once set up)
+# make test   set up what the tests need and run all of them
+# make check  what .ci/run runs: tests, lint, types, import contracts
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
+PIP    := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test fast lint types imports check clean
+
+demo: $(VENV)/installed
+	$(BIN)/eokit demo
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/installed-dev
+	$(BIN)/lint-imports --no-cache
+
+check: test lint types imports
+
+# torch comes first and alone, so that the extension is compiled against the very torch that will load it.
+$(VENV)/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install setuptools wheel pybind11 ninja numpy torch
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[all]'
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) install --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-test
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build *.egg-info eokit/*.so $(VENV)
