@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 import click
 
@@ -59,7 +60,7 @@ def main() -> None:
     try:
         group.main(prog_name="eokit", standalone_mode=False)
     except click.exceptions.Abort:
-        _leave("interrupted", 130)
+        _leave(("interrupted",), 130)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
@@ -69,15 +70,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except EokitError as error:
-        _leave(str(error), error.exit_code, debug)
+        _leave(error.lines, error.exit_code, debug)
     except Exception as error:
-        _leave(f"{type(error).__name__}: {error} (not foreseen; run again with --debug for the traceback)", 1, debug)
+        message = f"{type(error).__name__}: {error} (not foreseen; run again with --debug for the traceback)"
+        _leave((" ".join(message.split()),), 1, debug)
 
 
-def _leave(message: str, code: int, debug: bool = False) -> None:
+def _leave(lines: Sequence[str], code: int, debug: bool = False) -> None:
     if debug:
         traceback.print_exc()
-    click.echo(f"eokit: {' '.join(message.split())}", err=True)
+    for line in lines:
+        click.echo(f"eokit: {line}", err=True)
     sys.exit(code)
 
 

@@ -15,9 +15,20 @@ from __future__ import annotations
 
 
 class EokitError(Exception):
-    """The base of every error raised on purpose; its message is one line meant for a person."""
+    """The base of every error raised on purpose; its message is one line meant for a person.
+
+    Several things found wrong at once are several messages: `DataError(first, second)`, one line each.
+    """
 
     exit_code = 1
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Every message, each on one line."""
+        return tuple(" ".join(str(message).split()) for message in self.args)
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines)
 
 
 class UsageError(EokitError):
