@@ -1,0 +1,9 @@
+"""Fused operations on strided views, each with a plain-torch reference; the layers of eokit.nn stand on these.
+
+One folder an op: `__init__.py` holds the public function and its contract, `reference.py` the readable truth.
+"""
+
+from eokit.ops.attention import attention
+from eokit.ops.library import Backend, backends
+
+__all__ = ["Backend", "attention", "backends"]

@@ -1,0 +1,140 @@
+"""Attention over the third dimension from the end of strided views: the one attention of all model families."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eokit.errors import ArgumentError
+from eokit.ops import library
+from eokit.ops.attention import autograd, reference, sdpa  # noqa: F401  (autograd registers the ops)
+
+__all__ = ["attention"]
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v per head, over the keys that `key_mask` allows.
+
+    q: (..., Lq, H, D). k, v: (..., Lk, H, D), leading dimensions as those of q. Any strides: temporal attention over
+        x (B, T, N, H, D) passes `x.transpose(1, 2)`, spatial attention x itself, a fused projection (B, T, N, 3, H, D)
+        its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous.
+    key_mask: bool, broadcastable to (..., Lk), True = attend; any pattern. Never expanded in memory. What is stored
+        under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
+    bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
+    scale: 1 / sqrt(D) unless told.
+    backend: "cpu" (compiled; float32 on a CPU, no bias), "sdpa", "reference"; None picks the best that can take the
+        arguments: "cpu", else "sdpa". The environment variable EOKIT_BACKEND replaces None.
+
+    Returns (..., Lq, H, D) in the dtype of q, stored densely with its dimensions in the memory order of q (as
+    `torch.empty_like(q)` is): temporal attention on a transposed view of (B, T, N, H, D) is stored as (B, T, N, H, D).
+    Under torch.autocast q, k and v are cast as for scaled_dot_product_attention. Gradients are deterministic, and the
+    compiled backend gives the same bits for any number of threads.
+
+    Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" without the compiled library.
+    """
+    if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(q.device.type)
+        with torch.autocast(q.device.type, enabled=False):
+            return attention(
+                q.to(dtype), k.to(dtype), v.to(dtype), key_mask=key_mask, bias=bias, scale=scale, backend=backend
+            )
+    _check_tensors(q, k, v)
+    _check_mask_and_bias(q, k, key_mask, bias)
+    scale = _checked_scale(scale, q.shape[-1])
+    chosen = _choose(backend, q, bias)
+    if chosen == "cpu":
+        if key_mask is not None:
+            key_mask = key_mask.expand(*k.shape[:-2])
+        return torch.ops.eokit.attention_forward(q, k, v, key_mask, scale)[0]
+    plain = sdpa.attention if chosen == "sdpa" else reference.attention
+    return _stored_like(q, plain(q, k, v, key_mask=key_mask, bias=bias, scale=scale))
+
+
+def _choose(backend: str | None, q: Tensor, bias: Tensor | None) -> str:
+    """The backend for these arguments; an explicit one is taken or refused, never replaced."""
+    if backend is not None and backend not in library.NAMES:
+        raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
+    covered = bias is None and q.dtype == torch.float32 and q.device.type == "cpu"
+    if backend == "cpu":
+        library.require_compiled('backend="cpu"')
+        if not covered:
+            given = f"{q.dtype} on {q.device.type}{'' if bias is None else ' with a bias'}"
+            raise ArgumentError(f'backend="cpu" takes float32 on a CPU without bias, found {given}; leave backend out')
+    wanted = backend or library.default_backend()
+    if wanted in ("reference", "sdpa"):
+        return wanted
+    return "cpu" if covered and library.COMPILED else "sdpa"
+
+
+def _stored_like(q: Tensor, out: Tensor) -> Tensor:
+    """`out` with the dense strides of empty_like(q), copied only if it has others."""
+    stored = torch.empty_like(q)
+    return out if out.stride() == stored.stride() else stored.copy_(out)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.dim() < 3:
+        raise ArgumentError(f"q has shape {_shape(q)}, expected (..., Lq, H, D)")
+    if not q.is_floating_point():
+        raise ArgumentError(f"q is {q.dtype}, expected a floating dtype")
+    for name, x in (("k", k), ("v", v)):
+        if x.dim() != q.dim() or x.shape[:-3] != q.shape[:-3] or x.shape[-2:] != q.shape[-2:]:
+            like = ", ".join([*map(str, q.shape[:-3]), "Lk", *map(str, q.shape[-2:])])
+            raise ArgumentError(f"{name} has shape {_shape(x)}, expected ({like}) to go with q {_shape(q)}")
+        if x.dtype != q.dtype:
+            raise ArgumentError(f"{name} is {x.dtype}, expected the dtype of q, {q.dtype}")
+        if x.device != q.device:
+            raise ArgumentError(f"{name} is on {x.device}, expected the device of q, {q.device}")
+    if v.shape != k.shape:
+        raise ArgumentError(f"v has shape {_shape(v)}, expected the shape of k, {_shape(k)}")
+
+
+def _check_mask_and_bias(q: Tensor, k: Tensor, key_mask: Tensor | None, bias: Tensor | None) -> None:
+    lead, (length, heads, _), keys = q.shape[:-3], q.shape[-3:], k.shape[-3]
+    if key_mask is not None:
+        if key_mask.dtype != torch.bool:
+            raise ArgumentError(f"key_mask is {key_mask.dtype}, expected torch.bool with True where a key may be used")
+        if key_mask.dim() < 1 or key_mask.shape[-1] != keys or not _broadcasts(key_mask.shape, (*lead, keys)):
+            raise ArgumentError(
+                f"key_mask has shape {_shape(key_mask)}, expected one that broadcasts to {(*lead, keys)}"
+            )
+        if key_mask.device != q.device:
+            raise ArgumentError(f"key_mask is on {key_mask.device}, expected the device of q, {q.device}")
+    if bias is not None:
+        full = (*lead, heads, length, keys)
+        if not bias.is_floating_point():
+            raise ArgumentError(f"bias is {bias.dtype}, expected a floating dtype")
+        if not _broadcasts(bias.shape, full):
+            raise ArgumentError(f"bias has shape {_shape(bias)}, expected one that broadcasts to {full}")
+        if bias.device != q.device:
+            raise ArgumentError(f"bias is on {bias.device}, expected the device of q, {q.device}")
+
+
+def _checked_scale(scale: float | None, dim: int) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(max(dim, 1))
+    if not math.isfinite(scale):
+        raise ArgumentError(f"scale is {scale}, expected a finite number")
+    return float(scale)
+
+
+def _broadcasts(shape: Sequence[int], full: Sequence[int]) -> bool:
+    if len(shape) > len(full):
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(full), strict=False))
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

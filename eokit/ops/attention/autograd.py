@@ -1,0 +1,85 @@
+"""What torch must know of `eokit::attention_*` beyond their kernels: shapes and strides, gradients, the plain fallback.
+
+Importing this module registers everything, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eokit.ops import library
+from eokit.ops.attention import reference
+
+
+@torch.library.register_fake("eokit::attention_forward")
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    lead, (length, heads, _) = q.shape[:-3], q.shape[-3:]
+    return torch.empty_like(q), q.new_empty((*lead, heads, length), dtype=torch.float32)
+
+
+@torch.library.register_fake("eokit::attention_backward")
+def _fake_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, key_mask, ctx.scale = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, key_mask, out, lse)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, key_mask, out, lse = ctx.saved_tensors
+    if grad_out is None:
+        return None, None, None, None, None
+    grads = torch.ops.eokit.attention_backward(grad_out, q, k, v, key_mask, out, lse, ctx.scale)
+    return *grads, None, None
+
+
+torch.library.register_autograd("eokit::attention_forward", _backward, setup_context=_setup_context)
+
+
+def _reference_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    scores = q.transpose(-3, -2).float() @ k.transpose(-3, -2).float().transpose(-2, -1) * scale
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
+    lse = scores.logsumexp(dim=-1) if k.shape[-3] else scores.new_full(scores.shape[:-1], float("-inf"))
+    out = reference.attention(q, k, v, key_mask=key_mask, bias=None, scale=scale)
+    lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # as the kernels store it: exp(s - lse) is then 0
+    return torch.empty_like(q).copy_(out), lse.contiguous()
+
+
+def _reference_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        again = reference.attention(*leaves, key_mask=key_mask, bias=None, scale=scale)
+    grads = torch.autograd.grad(again, leaves, grad_out)
+    return tuple(torch.empty_like(x).copy_(grad) for x, grad in zip((q, k, v), grads, strict=True))
+
+
+if not library.COMPILED:
+    torch.library.impl("eokit::attention_forward", "default", _reference_forward)
+    torch.library.impl("eokit::attention_backward", "default", _reference_backward)

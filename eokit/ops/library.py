@@ -1,0 +1,91 @@
+"""Loads the compiled libraries, so that a missing one never breaks the import, and says what is missing and why.
+
+Without `_C` the op schemas of csrc/library.cpp are defined from here, so that `torch.ops.eokit` is the same everywhere;
+each op's folder gives them their implementation, fake kernel and gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from eokit.errors import SetupError, UsageError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+BUILD_REPORT = PACKAGE / "_build_report.json"
+NAMES = ("reference", "sdpa", "cpu")
+
+# csrc/library.cpp says the same; tests/ops/test_library.py holds the two together.
+SCHEMAS = {
+    "attention_forward": "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale) -> (Tensor out, Tensor lse)",
+    "attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor out, Tensor lse, "
+    "float scale) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)",
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the ops, whether it can be used here, and what is so or why not, in one line."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+def backends() -> tuple[Backend, ...]:
+    """Every backend that eokit knows, the readable one first."""
+    return (
+        Backend("reference", True, "plain torch, any dtype and device"),
+        Backend("sdpa", True, "torch.nn.functional.scaled_dot_product_attention on views"),
+        Backend("cpu", COMPILED, _CPU_REASON),
+    )
+
+
+def default_backend() -> str | None:
+    """The backend that EOKIT_BACKEND asks for, None if it is not set; UsageError or SetupError if it cannot be had."""
+    if _REQUESTED is None:
+        return None
+    if _REQUESTED not in NAMES:
+        raise UsageError(f"EOKIT_BACKEND is {_REQUESTED!r}, expected one of {', '.join(NAMES)}")
+    if _REQUESTED == "cpu":
+        require_compiled("EOKIT_BACKEND=cpu")
+    return _REQUESTED
+
+
+def require_compiled(wanted_by: str) -> None:
+    """Raise SetupError if the compiled CPU library is not there."""
+    if not COMPILED:
+        raise SetupError(f"{wanted_by} needs the compiled CPU library, which is missing: {_CPU_REASON}")
+
+
+def _load_compiled() -> tuple[bool, str]:
+    """Load eokit/_C*.so into torch.ops; (True, where it is) or (False, why not)."""
+    if _REQUESTED == "reference":
+        return False, "not loaded, EOKIT_BACKEND=reference"
+    found = sorted(PACKAGE.glob("_C.*so")) + sorted(PACKAGE.glob("_C.*pyd"))
+    if not found:
+        return False, _why_not_built()
+    try:
+        torch.ops.load_library(str(found[0]))
+    except (OSError, RuntimeError) as error:
+        return False, f"{found[0].name} does not load: {str(error).splitlines()[0]}"
+    return True, f"compiled kernels from {found[0].name}"
+
+
+def _why_not_built() -> str:
+    try:
+        reason = json.loads(BUILD_REPORT.read_text())["_C"]
+    except (OSError, ValueError, KeyError):
+        reason = "it was never built; install eokit with a C++ compiler on the path"
+    return f"no compiled library in {PACKAGE}: {reason}"
+
+
+_REQUESTED = os.environ.get("EOKIT_BACKEND") or None
+COMPILED, _CPU_REASON = _load_compiled()
+if not COMPILED:
+    for _name, _schema in SCHEMAS.items():
+        torch.library.define(f"eokit::{_name}", _schema)
