@@ -114,7 +114,7 @@ class SegmentationRecipe(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the share of counted pixels that are right (`oa`, detached)."""
+        """The loss, its weight over this batch, and the share of counted pixels that are right (`oa`)."""
         features = self._features(batch)
         logits = self.model.decode(features).float()
         truth = batch.targets[self.model.task.label].long()
@@ -127,7 +127,9 @@ class SegmentationRecipe(nn.Module):
         weight = self.class_weights[truth] * counted
         total = (F.cross_entropy(logits, truth, reduction="none") * weight).sum()
         right = ((logits.detach().argmax(1) == truth) & counted).sum()
-        return {"loss": global_mean(total, weight.sum()), "oa": right / counted.sum().clamp_min(1)}
+        weight_sum = weight.sum()
+        share = right / counted.sum().clamp_min(1)
+        return {"loss": global_mean(total, weight_sum), "weight": weight_sum.detach(), "oa": share}
 
     def _features(self, batch: Batch) -> Features:
         if self.mode == "full":

@@ -1,0 +1,94 @@
+"""Token features of an encoder with their labels, gathered batch by batch; what kNN and the linear probe learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eokit.errors import DataError
+from eokit.models.base import Encoder, Features
+from eokit.progress import Progress
+from eokit.tasks.inputs import batches, majority
+
+MAX_TOKENS = 50_000
+"""Labelled tokens (or pixels) a probe learns from: a logistic regression on them takes seconds, not hours."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How features are read: batch size, loader processes, device, and whether progress is shown."""
+
+    batch_size: int = 8
+    workers: int = 0
+    device: str = "cpu"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label layer: its name in the store, the number of classes and the void id."""
+
+    name: str
+    n_classes: int
+    ignore: int | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """features: (n, D) float32 on the CPU. labels: (n,) int64, the majority class of each token."""
+
+    features: Tensor
+    labels: Tensor
+
+
+def encode(
+    encoder: Encoder, dataset: Any, labels: Labels, reading: Reading, what: str
+) -> Iterator[tuple[Features, Tensor]]:
+    """Features and labels (B, H, W) of every sample in order; no gradient, evaluation mode."""
+    encoder = encoder.to(reading.device).eval()
+    with Progress(what, len(dataset), quiet=reading.quiet) as bar:
+        for batch in batches(dataset, reading.batch_size, workers=reading.workers, device=reading.device):
+            with torch.inference_mode():
+                features = encoder(batch)
+            yield features, batch.targets[labels.name]
+            bar.advance(len(batch))
+
+
+def gather_tokens(
+    encoder: Encoder, dataset: Any, labels: Labels, reading: Reading, *, max_tokens: int = MAX_TOKENS, seed: int = 0
+) -> Tokens:
+    """At most about `max_tokens` seen and labelled tokens, an equal share of each sample, drawn by `seed`.
+
+    Drawn without regard to class, so that the frequencies of the classes stay those of the data.
+    """
+    share = math.ceil(max_tokens / max(1, len(dataset)))
+    rows: list[Tensor] = []
+    truth: list[Tensor] = []
+    number = 0
+    for features, pixels in encode(encoder, dataset, labels, reading, "features to learn from"):
+        classes = majority(pixels, encoder.patch_size, labels.n_classes, labels.ignore)
+        usable = (features.seen & (classes >= 0)).cpu()
+        for patch, keep, ids in zip(features.patch.float().cpu(), usable, classes.cpu(), strict=True):
+            where = draw(keep.flatten().nonzero().flatten(), share, [seed, number])
+            rows.append(patch.flatten(1).T[where].clone())
+            truth.append(ids.flatten()[where])
+            number += 1
+    tokens = Tokens(torch.cat(rows), torch.cat(truth)) if rows else Tokens(torch.zeros(0, 1), torch.zeros(0))
+    if not len(tokens.labels):
+        raise DataError("no labelled token to learn from: every label of these folds is void or every date is cloud")
+    return tokens
+
+
+def draw(candidates: Tensor, count: int, seed: list[int]) -> Tensor:
+    """At most `count` of `candidates` (n,), in their order; the same ones for the same seed."""
+    import numpy as np
+
+    if len(candidates) <= count:
+        return candidates
+    chosen = np.random.default_rng(seed).choice(len(candidates), count, replace=False)
+    return candidates[torch.from_numpy(np.sort(chosen))]

@@ -1,0 +1,277 @@
+"""Evaluation protocols on a store's folds; each turns what is being judged into one confusion matrix a patch.
+
+knn            nearest labelled tokens of the training folds vote; scored per token
+linear         one linear layer per token on fixed features, its logits upsampled; scored per pixel
+finetuned      the bundle's own head; scored per pixel
+random-forest  the baseline on raw pixel series, needs no bundle; scored per pixel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from eokit.config import Settings
+from eokit.data.dataset import SampleDataset
+from eokit.data.folds import Split
+from eokit.data.preprocessing import Preprocessing
+from eokit.data.statistics import make_preprocessing
+from eokit.data.store import Store
+from eokit.errors import DataError, UsageError
+from eokit.evaluation import linear_probe, random_forest
+from eokit.evaluation.features import MAX_TOKENS, Labels, Reading, Tokens, encode, gather_tokens
+from eokit.evaluation.knn import TEMPERATURE, Neighbours
+from eokit.evaluation.report import Report
+from eokit.models.base import Encoder
+from eokit.models.bundle import Bundle, find_bundle, load_bundle
+from eokit.models.registry import build_encoder
+from eokit.tasks.heads import to_pixels
+from eokit.tasks.inputs import choose_split, label_layer, majority, match_inputs
+from eokit.tasks.metrics import confusion
+from eokit.tasks.segmentation import SegmentationModel
+
+Protocol = Literal["knn", "linear", "finetuned", "random-forest"]
+
+
+class EvaluateSettings(Settings):
+    """What `evaluate` is told. Folds that are not given are chosen, see `eokit.tasks.inputs.choose_split`."""
+
+    data: Path
+    bundle: Path | None = None
+    protocol: Protocol | None = Field(None, description="null: finetuned where the bundle has a head, else linear")
+    folds: tuple[int, ...] | None = Field(None, description="folds to score on")
+    train_folds: tuple[int, ...] | None = Field(None, description="folds that a probe or the forest learns from")
+    val_folds: tuple[int, ...] | None = Field(None, description="folds on which the linear probe picks its penalty")
+    label: str = "semantic"
+    modalities: tuple[str, ...] | None = Field(None, description="use only these; null: all that model and store share")
+    random_init: bool = Field(False, description="knn, linear: judge a random encoder of the same configuration")
+    max_tokens: int = Field(MAX_TOKENS, gt=0, description="tokens or pixels that a probe or the forest learns from")
+    batch_size: int = Field(8, gt=0)
+    workers: int = Field(0, ge=0)
+    device: str = "auto"
+    seed: int = Field(0, ge=0)
+    limit: int | None = Field(None, gt=0, description="at most so many patches of each of train, validation and test")
+    quiet: bool = False
+
+
+@dataclass
+class Study:
+    """An evaluation laid out: the data of its three parts and what is judged."""
+
+    settings: EvaluateSettings
+    store: Store
+    labels: Labels
+    classes: tuple[str, ...]
+    split: Split
+    preprocessing: Preprocessing
+    reading: Reading
+    bundle: Bundle | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def dataset(self, part: Literal["train", "validation", "test"]) -> SampleDataset:
+        """The patches of one part of the split, whole and in order; an empty part is a DataError."""
+        folds = getattr(self.split, part)
+        if not folds:
+            there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
+            raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
+        chosen = self.store.select(folds, self.settings.limit)
+        return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is judged."""
+        assert self.bundle is not None
+        return self.bundle.encoder
+
+    def tokens(self, part: Literal["train", "validation"]) -> Tokens:
+        """Labelled tokens of one part of the split."""
+        limit, seed = self.settings.max_tokens, self.settings.seed
+        return gather_tokens(self.encoder, self.dataset(part), self.labels, self.reading, max_tokens=limit, seed=seed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """matrices: (N, K, K), one a patch. unit: what they count. train_support: (K,) units learned from per class."""
+
+    matrices: np.ndarray
+    unit: Literal["token", "pixel"]
+    details: dict[str, Any]
+    train_support: np.ndarray | None = None
+
+
+def evaluate(settings: EvaluateSettings) -> Report:
+    """Score a bundle (or the random forest) on the test folds of a store."""
+    study = lay_out(settings)
+    protocol = chosen_protocol(settings, study.bundle)
+    outcome = PROTOCOLS[protocol](study)
+    return Report.from_patches(
+        outcome.matrices,
+        ignore=study.labels.ignore,
+        seed=settings.seed,
+        protocol=protocol + (" of a random encoder" if settings.random_init else ""),
+        unit=outcome.unit,
+        data=study.store.dataset,
+        synthetic=study.store.synthetic,
+        folds=study.split,
+        classes=study.classes,
+        train_support=outcome.train_support,
+        details=outcome.details,
+        provenance=provenance(study),
+        notes=tuple(study.notes),
+    )
+
+
+def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protocol:
+    """The protocol asked for, or the one that fits the bundle."""
+    protocol = settings.protocol or ("finetuned" if bundle is not None and bundle.task else "linear")
+    if bundle is None and protocol != "random-forest":
+        raise UsageError(f"protocol {protocol} judges a bundle; give the folder that pretrain or finetune wrote")
+    if settings.random_init and protocol not in ("knn", "linear"):
+        raise UsageError(f"--random-init is for knn and linear, not for {protocol}")
+    return protocol
+
+
+def lay_out(settings: EvaluateSettings) -> Study:
+    """Open everything and check that it fits together, before any work begins."""
+    bundle = load_bundle(settings.bundle) if settings.bundle is not None else None
+    store = Store.open(settings.data)
+    classes, ignore = label_layer(store, settings.label)
+    split = choose_split(store.folds, settings.train_folds, settings.val_folds, settings.folds)
+    if bundle is not None:
+        preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle))
+    else:
+        names = settings.modalities or tuple(name for name in store.modalities if name != "spot")[:1]
+        preprocessing, notes = make_preprocessing(store, names, split.train), []
+    if settings.modalities is not None:
+        preprocessing = only(preprocessing, settings.modalities)
+    if bundle is not None and settings.random_init:
+        torch.manual_seed(settings.seed)
+        bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
+    device = pick_device(settings.device)
+    reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
+    labels = Labels(settings.label, len(classes), ignore)
+    study = Study(settings, store, labels, classes, split, preprocessing, reading, bundle, notes)
+    study.notes += leaks(study)
+    return study
+
+
+def knn(study: Study) -> Outcome:
+    """Nearest neighbours among token features."""
+    train = study.tokens("train")
+    bank = Neighbours.fit(train, study.labels.n_classes, study.reading.device)
+    matrices = []
+    for features, pixels in encode(study.encoder, study.dataset("test"), study.labels, study.reading, "kNN"):
+        truth = majority(pixels, study.encoder.patch_size, study.labels.n_classes, study.labels.ignore)
+        votes = bank.votes(features.patch.movedim(1, -1).flatten(0, 2))
+        matrices.append(confusion(votes.argmax(1).view(truth.shape), truth, study.labels.n_classes, -1))
+    details = {"k": bank.k, "temperature": TEMPERATURE, "train_tokens": len(train.labels)}
+    return Outcome(torch.cat(matrices).numpy(), "token", details, support(train, study.labels))
+
+
+def linear(study: Study) -> Outcome:
+    """A linear layer per token, bilinear upsampling of its logits."""
+    train = study.tokens("train")
+    val = study.tokens("validation") if study.split.validation else None
+    probe = linear_probe.fit(train, val, study.labels.n_classes)
+    matrices = []
+    for features, pixels in encode(study.encoder, study.dataset("test"), study.labels, study.reading, "linear probe"):
+        logits = probe.logits(features.patch.movedim(1, -1)).movedim(-1, 1)
+        prediction = to_pixels(logits, study.encoder.patch_size).argmax(1)
+        matrices.append(confusion(prediction, pixels, study.labels.n_classes, study.labels.ignore))
+    details = {"l2": probe.l2, "l2_chosen_on": probe.chosen_on, "train_tokens": len(train.labels)}
+    return Outcome(torch.cat(matrices).numpy(), "pixel", details, support(train, study.labels))
+
+
+def finetuned(study: Study) -> Outcome:
+    """The bundle's own head."""
+    assert study.bundle is not None
+    model = SegmentationModel.from_bundle(study.bundle, str(study.settings.bundle)).to(study.reading.device).eval()
+    if model.task.classes != study.classes:
+        raise DataError(
+            f"{study.store.path}: label layer {study.labels.name!r} has {len(study.classes)} classes"
+            f" ({', '.join(study.classes[:3])} ...), the model predicts {len(model.task.classes)}"
+            f" ({', '.join(model.task.classes[:3])} ...); score it on a store with its classes"
+        )
+    matrices = []
+    for features, pixels in encode(model.encoder, study.dataset("test"), study.labels, study.reading, "evaluate"):
+        with torch.inference_mode():
+            prediction = model.decode(features).argmax(1)
+        matrices.append(confusion(prediction, pixels, study.labels.n_classes, study.labels.ignore))
+    return Outcome(torch.cat(matrices).numpy(), "pixel", {"head": model.task.head})
+
+
+def forest(study: Study) -> Outcome:
+    """A random forest on raw pixel series."""
+    settings, labels = study.settings, study.labels
+    train = study.dataset("train")
+    numbers = study.store.select(study.split.train, settings.limit)
+    names = study.preprocessing.inputs
+    grid = random_forest.common_grid([study.store.days(name, one) for name in names] for one in numbers)
+    fitted = random_forest.fit(
+        train, labels, grid, max_pixels=settings.max_tokens, seed=settings.seed, quiet=settings.quiet
+    )
+    matrices = []
+    for sample in random_forest.shown(study.dataset("test"), "random forest", settings.quiet):
+        truth = random_forest.same_grid(sample, labels)
+        prediction = fitted.predict(sample, (truth.shape[0], truth.shape[1]))
+        matrices.append(confusion(prediction[None], truth[None], labels.n_classes, labels.ignore))
+    details: dict[str, Any] = {"trees": random_forest.TREES, "columns": int(fitted.model.n_features_in_)}
+    details |= {"modalities": list(study.preprocessing.inputs), "train_pixels": int(fitted.support.sum())}
+    return Outcome(torch.cat(matrices).numpy(), "pixel", details, fitted.support)
+
+
+PROTOCOLS: dict[str, Callable[[Study], Outcome]] = {
+    "knn": knn,
+    "linear": linear,
+    "finetuned": finetuned,
+    "random-forest": forest,
+}
+
+
+def support(tokens: Tokens, labels: Labels) -> np.ndarray:
+    """(K,) tokens per class."""
+    return torch.bincount(tokens.labels, minlength=labels.n_classes).numpy()
+
+
+def only(preprocessing: Preprocessing, names: tuple[str, ...]) -> Preprocessing:
+    """The inputs called `names`; one that is not there is a UsageError."""
+    missing = [name for name in names if name not in preprocessing.inputs]
+    if missing:
+        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(preprocessing.inputs)}")
+    return Preprocessing({name: preprocessing.inputs[name] for name in names})
+
+
+def leaks(study: Study) -> list[str]:
+    """A note where the test folds were seen by what is judged."""
+    if study.bundle is None or study.settings.random_init:
+        return []
+    found = []
+    for what, key in (("fine-tuned on", "train_folds"), ("stopped early on", "val_folds")):
+        both = sorted(set(study.bundle.provenance.get(key) or ()) & set(study.split.test))
+        same = study.bundle.provenance.get("dataset") == study.store.dataset
+        if both and same and study.bundle.task:
+            found.append(f"the bundle was {what} test fold {' '.join(map(str, both))}: these scores are too good")
+    return found
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Where the scores come from: the store, the bundle and how it came to be."""
+    facts: dict[str, Any] = {"store": str(study.store.path), "seed": study.settings.seed}
+    facts["modalities"] = list(study.preprocessing.inputs)
+    if study.settings.bundle is not None and study.bundle is not None:
+        encoder = study.bundle.encoder
+        facts |= {"bundle": str(find_bundle(study.settings.bundle)), "family": encoder.family}
+        facts |= {"model": encoder.config_dict(), "random_init": study.settings.random_init}
+        facts["bundle_provenance"] = study.bundle.provenance
+    return facts
+
+
+def pick_device(name: str) -> str:
+    """The device called `name`; auto: a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

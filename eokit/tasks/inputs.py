@@ -1,0 +1,112 @@
+"""What a labelled task takes from a store: matching inputs, a label layer, folds, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eokit.data.folds import Split
+from eokit.data.preprocessing import Preprocessing
+from eokit.data.sample import Batch
+from eokit.data.spec import LabelSpec
+from eokit.errors import DataError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from eokit.data.store import Store
+
+
+def choose_split(
+    present: Iterable[int],
+    train: Sequence[int] | None = None,
+    validation: Sequence[int] | None = None,
+    test: Sequence[int] | None = None,
+) -> Split:
+    """The folds given, and of the free ones: the last to test, the one before it to validation, the rest to train.
+
+    With PASTIS's five folds that is 1-3 / 4 / 5. Training goes first: a single fold is trained on, two leave none to
+    validate on. A fold given twice is a UsageError.
+    """
+    given = {"train": train or (), "validation": validation or (), "test": test or ()}
+    for one, other in combinations(given, 2):
+        both = sorted(set(given[one]) & set(given[other]))
+        if both:
+            raise UsageError(f"fold {both[0]} is both a {one} and a {other} fold; give it to one of them")
+    free = sorted(set(map(int, present)) - set().union(*given.values()))
+    spare = 0 if train is not None else 1  # how many must be left over to train on
+    if test is None:
+        test = (free.pop(),) if len(free) > spare else ()
+    if validation is None:
+        validation = (free.pop(),) if len(free) > spare else ()
+    return Split(tuple(free) if train is None else tuple(train), tuple(validation), tuple(test))
+
+
+def say_split(split: Split) -> str:
+    """A split for people: "train 1 2 3, validation 4, test 5"."""
+    return ", ".join(f"{name} {' '.join(map(str, folds)) or '-'}" for name, folds in split._asdict().items())
+
+
+def match_inputs(preprocessing: Preprocessing, store: Store, source: str) -> tuple[Preprocessing, list[str]]:
+    """The inputs of a model that `store` has, read as this store keeps them, and a note for each one it lacks.
+
+    Band order and normalisation stay the model's; scale and nodata are how the store writes numbers. Other bands or
+    sensors, or no modality in common, are a WeightsError.
+    """
+    common = [name for name in preprocessing.inputs if name in store.modalities]
+    if not common:
+        raise WeightsError(
+            f"{source} takes {', '.join(preprocessing.inputs)}, {store.path} has {', '.join(store.modalities)}:"
+            " no modality in common"
+        )
+    inputs = {}
+    for name in common:
+        spec = store.modalities[name]
+        preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(store.path))
+        inputs[name] = replace(preprocessing.inputs[name], scale=spec.scale, nodata=spec.nodata)
+    missing = [name for name in preprocessing.inputs if name not in common]
+    return Preprocessing(inputs), [f"{name}: not in {store.path}, left out" for name in missing]
+
+
+def label_layer(store: Store, name: str) -> tuple[tuple[str, ...], int | None]:
+    """Class names and void id of a label layer; a store without it, or a layer without names, is a DataError."""
+    spec: LabelSpec | None = store.labels.get(name)
+    if spec is None:
+        there = ", ".join(store.labels) or "none"
+        raise DataError(f"{store.path} has no label layer {name!r} (it has: {there}); prepare the data with its labels")
+    if spec.classes is None:
+        raise DataError(f"{store.path}: label layer {name!r} has no class names, expected one per id")
+    return spec.classes, spec.ignore
+
+
+def batches(dataset: Any, batch_size: int, *, workers: int = 0, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """All samples of `dataset` in order, collated and moved to `device`; the last batch may be smaller."""
+    from torch.utils.data import DataLoader
+
+    from eokit.data.collate import collate
+
+    loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=workers)
+    for batch in loader:
+        yield batch.to(device)
+
+
+def majority(labels: Tensor, patch_size: int, n_classes: int, ignore: int | None) -> Tensor:
+    """The label of each token: the most frequent non-void class of its pixels, ties to the lowest id, -1 if all void.
+
+    labels: (B, H, W) ids. Returns (B, h, w) int64, h = H / patch size.
+    """
+    b, height, width = labels.shape
+    if height % patch_size or width % patch_size:
+        raise DataError(f"labels of {height} x {width} pixels do not divide into patches of {patch_size}")
+    blocks = labels.reshape(b, height // patch_size, patch_size, width // patch_size, patch_size).transpose(2, 3)
+    blocks = blocks.flatten(3).long()  # (B, h, w, pixels of a token)
+    known = torch.ones_like(blocks, dtype=torch.bool) if ignore is None else blocks != ignore
+    counts = torch.zeros(*blocks.shape[:3], n_classes, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(-1, blocks.masked_fill(~known, 0), known.long())
+    most = counts.amax(-1, keepdim=True)
+    ids = torch.arange(n_classes, device=labels.device).expand_as(counts)
+    lowest = ids.masked_fill(counts != most, n_classes).amin(-1)
+    return lowest.masked_fill(most[..., 0] == 0, -1)
