@@ -1,0 +1,31 @@
+"""No family enters the registry without the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eokit.errors import UsageError
+from eokit.models.registry import FAMILIES, build_encoder, presets
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_registered_family_is_held_to_the_contract(family):
+    source = Path(__file__).with_name(f"test_{family}.py").read_text(encoding="utf-8")
+    assert "(EncoderContract)" in source
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_registered_family_has_a_size_for_a_cpu(family):
+    assert "tiny" in presets(family)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="unknown model 'resnet'; models: cropsts"):
+        build_encoder("resnet")
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="no preset 'huge'; presets: paper, parcel, tiny"):
+        build_encoder("cropsts", "huge")
