@@ -26,6 +26,11 @@ class Download:
     url: str
     size_gb: float | None
 
+    @property
+    def size(self) -> str:
+        """The size in words."""
+        return "size not known here" if self.size_gb is None else f"{self.size_gb:.0f} GB"
+
 
 @dataclass(frozen=True)
 class FormatInfo:

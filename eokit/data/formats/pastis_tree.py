@@ -184,8 +184,8 @@ def _check_series(tree: Tree, patch: Patch, name: str, findings: Findings) -> _F
         findings.problem(f"{name} dtype", message, patch.id)
     if shape[0] == 0:
         findings.problem(f"{name} empty", f"{path}: holds no date; remove the patch from {FILE}", patch.id)
-    days = patch.days.get(name)
-    if days is not None and len(days) != shape[0]:
+    elif name in patch.days and len(patch.days[name]) != shape[0]:
+        days = patch.days[name]
         message = f"{path}: {shape[0]} dates, but {layer.dates} of patch {patch.id} in {FILE} has {len(days)};"
         findings.problem(f"{name} dates", f"{message} take both from the same release", patch.id)
     return _Found(patch.id, path, (shape[2], shape[3]))

@@ -1,0 +1,188 @@
+"""`eokit prepare`: one published data set, or a synthetic season, into one Zarr store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eokit.data.formats import FORMATS, find_tree, get_format
+from eokit.errors import SetupError, UsageError
+from eokit_cli.options import PATH, common, emit, say
+
+if TYPE_CHECKING:
+    from eokit.data.spec import Source
+    from eokit.data.writer import WriteResult
+
+SYNTHETIC = "synthetic"
+SYNTHETIC_PATCHES = 16
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*FORMATS, SYNTHETIC]))
+@click.argument("source", required=False, type=PATH)
+@click.argument("dest", required=False, type=PATH)
+@click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the synthetic season.")
+@click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc; default: all that are there.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many patches, spread evenly over the folds.")
+@click.option("--layout", type=click.Choice(["default", "pixel", "tile"]), default="default", show_default=True,
+              help="Chunks for patch models, for pixel series or for maps.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that write; default: one a core.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace the store that is there, once the new one is whole.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="Stop at a broken patch, or leave it out and say so.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Check every file and print what would be written.")
+@common
+def command(
+    name: str,
+    source: Path | None,
+    dest: Path | None,
+    synthetic: bool,
+    seed: int,
+    modalities: str | None,
+    limit: int | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **write: Any,
+) -> None:
+    """Turn the data set NAME at SOURCE into one Zarr store at DEST (default ./data/NAME.zarr).
+
+    Without SOURCE, $EOKIT_DATA and ./data are searched. `eokit prepare synthetic [DEST]` needs no data at all.
+    `eokit datasets info NAME` says where to get one.
+    """
+    from eokit.data.writer import WriteOptions, write_store
+
+    made = synthetic or name == SYNTHETIC
+    if made:
+        source, dest = None, _only_dest(source, dest)
+    published = get_format("pastis" if name == SYNTHETIC else name)
+    dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
+    write["workers"] = write["workers"] or len(os.sched_getaffinity(0))
+    chosen = tuple(part.strip() for part in modalities.split(",")) if modalities else None
+    with _synthetic_tree(dest, limit, seed, quiet) if made else _given_tree(source or find_tree(published)) as tree:
+        opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
+        for note in opened.notes:
+            say(f"note: {note}", quiet)
+        plan = _plan(opened)
+        if dry_run:
+            emit({"store": str(dest), "dry_run": True} | plan, as_json, lambda: _plan_text(plan, dest))
+            return
+        if verbose:
+            say(_content_text(plan), quiet)
+        result = write_store(opened, dest, WriteOptions(quiet=quiet, **write))
+    for id, reason in result.skipped.items():
+        say(f"skipped {id}: {reason}", quiet)
+    emit(plan | _outcome(result), as_json, None if quiet else lambda: _result_text(plan, result))
+
+
+def _only_dest(source: Path | None, dest: Path | None) -> Path | None:
+    if dest is not None:
+        raise UsageError(f"a synthetic season reads no source: give only the store's path, not {source} and {dest}")
+    return source
+
+
+@contextmanager
+def _given_tree(tree: Path) -> Iterator[Path]:
+    yield tree
+
+
+@contextmanager
+def _synthetic_tree(dest: Path, patches: int | None, seed: int, quiet: bool) -> Iterator[Path]:
+    """A synthetic season in the layout of PASTIS-R, beside `dest` while it is being prepared."""
+    from eokit.data.synthetic import write_synthetic_pastis
+
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-season-")
+    except OSError as error:
+        raise SetupError(f"{dest.parent}: cannot write there ({error.strerror}); give another path") from None
+    with folder as path:
+        patches = patches or SYNTHETIC_PATCHES
+        say(f"making a synthetic season of {patches} patches (no real place, no real crop)", quiet)
+        yield write_synthetic_pastis(Path(path) / "PASTIS-R", patches=patches, seed=seed)
+
+
+def _plan(source: Source) -> dict[str, Any]:
+    """What a source holds, counted from its dates and file sizes alone."""
+    spec, entries = source.spec, source.entries
+    modalities, stored = {}, 0
+    for one in spec.modalities:
+        dates = [len(entry.days[one.name]) for entry in entries]
+        days = [int(day) for entry in entries for day in (entry.days[one.name][[0, -1]])]
+        bytes_a_date = one.shape[0] * one.shape[1] * one.shape[2] * (1 if one.dtype == "uint8" else 2)
+        stored += sum(dates) * bytes_a_date
+        modalities[one.name] = {
+            "bands": list(one.bands),
+            "size": list(one.shape[1:]),
+            "dates": [min(dates), max(dates)],
+            "first": _iso(min(days)),
+            "last": _iso(max(days)),
+        }
+    return {
+        "dataset": spec.dataset,
+        "title": spec.title,
+        "synthetic": spec.synthetic,
+        "samples": len(entries),
+        "folds": sorted({entry.fold for entry in entries}),
+        "modalities": modalities,
+        "labels": [label.name for label in spec.labels],
+        "input_bytes": sum(source.input_bytes(entry) for entry in entries),
+        "uncompressed_bytes": stored,
+    }
+
+
+def _outcome(result: WriteResult) -> dict[str, Any]:
+    return {
+        "store": str(result.path),
+        "samples": result.samples,
+        "stored_bytes": result.stored_bytes,
+        "seconds": round(result.seconds, 3),
+        "input_mb_per_s": round(result.input_bytes / 1e6 / max(result.seconds, 1e-9), 1),
+        "skipped": result.skipped,
+    }
+
+
+def _plan_text(plan: dict[str, Any], dest: Path) -> str:
+    head = (
+        f"{plan['title']}: {plan['samples']} patches, {plan['input_bytes'] / 1e9:.2f} GB of input, every header checked"
+    )
+    tail = f"would write {dest}: {plan['uncompressed_bytes'] / 1e9:.2f} GB before compression"
+    return "\n".join((head, _content_text(plan), tail))
+
+
+def _result_text(plan: dict[str, Any], result: WriteResult) -> str:
+    outcome = _outcome(result)
+    speed = f"{result.seconds:.1f} s, {outcome['input_mb_per_s']:.0f} MB/s of input"
+    head = f"{plan['title']}: {result.samples} patches in {result.path}, {result.stored_bytes / 1e6:.1f} MB ({speed})"
+    lines = [head, _content_text(plan)]
+    if result.skipped:
+        lines.append(f"  {len(result.skipped)} patches were skipped")
+    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model cropsts --data {result.path}")
+    return "\n".join(lines)
+
+
+def _content_text(plan: dict[str, Any]) -> str:
+    lines = []
+    for name, one in plan["modalities"].items():
+        (height, width), (fewest, most) = one["size"], one["dates"]
+        dates = f"{fewest} to {most} dates" if most > fewest else f"{most} date{'s' if most > 1 else ''}"
+        season = f"{one['first']} to {one['last']}" if one["last"] > one["first"] else one["first"]
+        lines.append(f"  {name:<9}{len(one['bands']):>2} bands  {height} x {width} px  {dates}, {season}")
+    folds = ", ".join(map(str, plan["folds"]))
+    lines.append(f"  labels   {', '.join(plan['labels'])}; folds {folds}")
+    return "\n".join(lines)
+
+
+def _iso(day: int) -> str:
+    from datetime import date, timedelta
+
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
