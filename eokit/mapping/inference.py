@@ -1,0 +1,146 @@
+"""The model of a bundle as a map needs it, and batches of tiles made ready for it by reading threads.
+
+Called by `eokit.mapping.predict`. Anything that turns a Batch into logits can stand in for the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from eokit.data.collate import collate
+from eokit.data.preprocessing import Preprocessing
+from eokit.data.sample import Batch, Sample, Series, Where
+from eokit.errors import SetupError
+from eokit.mapping.tiles import Tile
+from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
+from eokit.tasks.segmentation import SegmentationModel
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What draws: `model` turns a Batch into logits (B, K, H, W); `identity` tells it from any other model."""
+
+    model: Callable[[Batch], Tensor]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    patch_size: int
+    identity: str
+    device: torch.device
+    synthetic: bool = False
+
+
+def load_predictor(path: Path, device: str = "auto") -> Predictor:
+    """The fine-tuned model of the bundle at `path`; a bundle without a head is a WeightsError."""
+    chosen = pick_device(device)
+    folder = find_bundle(path)
+    bundle = load_bundle(folder)
+    model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
+    synthetic = bool(bundle.provenance.get("synthetic"))
+    patch = bundle.encoder.patch_size
+    return Predictor(model, bundle.preprocessing, model.task.classes, patch, _digest(folder), chosen, synthetic)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise SetupError(f"device {name!r} cannot be used here ({first}); --device cpu always can") from None
+    return device
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tiles that some date shows, as a batch; `seen` (B, h, w) bool. `batch` is None where no tile shows anything."""
+
+    tiles: tuple[Tile, ...]
+    seen: np.ndarray
+    batch: Batch | None
+    read: int
+    """How many tiles were read, with those that show nothing."""
+
+
+def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int) -> Prepared:
+    """Read and normalise tiles; dates that show nothing of a tile and tiles that no date shows are left out."""
+    kept, masks, samples = [], [], []
+    for tile in tiles:
+        series, seen = {}, np.zeros((tile.window.height, tile.window.width), bool)
+        for modality in tile.scene.days:
+            series[modality], shown = _series(tile, modality, preprocessing, patch_size)
+            seen |= shown
+        if seen.any():
+            kept.append(tile)
+            masks.append(seen)
+            samples.append(Sample(series, Where(tile.scene.name)))
+    batch = collate(samples) if samples else None
+    return Prepared(tuple(kept), np.array(masks), batch, len(tiles))
+
+
+def _series(tile: Tile, modality: str, preprocessing: Preprocessing, patch_size: int) -> tuple[Series, np.ndarray]:
+    """One modality of a tile, padded with unseen pixels to whole patches, and where (h, w) any date shows it."""
+    values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window))
+    shown = valid.any(axis=0)
+    dates = np.flatnonzero(valid.any(axis=(1, 2)))
+    dates = dates if len(dates) else np.arange(min(1, len(valid)))
+    edges = (0, -tile.window.width % patch_size, 0, -tile.window.height % patch_size)
+    series = Series(
+        values=pad(torch.from_numpy(values[dates]), edges),
+        days=torch.from_numpy(np.ascontiguousarray(tile.scene.days[modality][dates])),
+        valid=pad(torch.from_numpy(valid[dates]), edges),
+        sensor=preprocessing.inputs[modality].sensor,
+    )
+    return series, shown
+
+
+@torch.inference_mode()
+def probabilities(predictor: Predictor, prepared: Prepared) -> np.ndarray:
+    """(B, K, h, w) float32 class probabilities of the prepared tiles."""
+    assert prepared.batch is not None
+    logits = predictor.model(prepared.batch.to(predictor.device)).float()
+    height, width = prepared.seen.shape[1:]
+    return logits[..., :height, :width].softmax(dim=1).cpu().numpy()
+
+
+def read_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """`map(make, items)` in order, with `workers` threads at work on the next items; 0 makes each when it is asked for."""
+    if workers < 1:
+        yield from map(make, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="read-tiles") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,110 @@
+"""The samples of a store as scenes: one area per coordinate system, each sample where it lies.
+
+Called by `eokit.mapping.predict`. Samples may overlap and leave gaps; a sample off the common pixel grid is moved to the
+nearest pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eokit.data.preprocessing import Preprocessing
+from eokit.data.store import Store
+from eokit.errors import DataError, WeightsError
+from eokit.mapping.scene import Area, Placed, Window
+
+LARGEST = 2_000_000_000
+"""Pixels of the largest mosaic; a UTM zone of France at 10 m has 1e10, which no one wants as one file by accident."""
+
+
+class PatchScene:
+    """One sample of a store; see `eokit.mapping.scene.Scene`."""
+
+    def __init__(self, store: Store, sample: int, modalities: Sequence[str]) -> None:
+        self._store, self._sample = store, sample
+        self.name = store.ids[sample]
+        self.height, self.width = store.modalities[modalities[0]].shape[1:]
+        self.days = {modality: store.days(modality, sample) for modality in modalities}
+
+    def read(self, modality: str, window: Window, dates: np.ndarray | None = None) -> np.ndarray:
+        """(T, C, h, w) in the stored dtype."""
+        rows, columns = (window.top, window.top + window.height), (window.left, window.left + window.width)
+        return self._store.read(modality, self._sample, dates, (*rows, *columns))
+
+    def look(self, modality: str, window: Window, size: tuple[int, int], dates: np.ndarray | None = None) -> np.ndarray:
+        """`read`, thinned out to `size` pixels (nearest neighbours)."""
+        values = self.read(modality, window, dates)
+        rows, columns = (np.arange(n) * full // n for n, full in zip(size, values.shape[2:], strict=True))
+        return values[:, :, rows[:, None], columns]
+
+
+def open_store(
+    path: Path, preprocessing: Preprocessing, folds: Sequence[int] | None = None, limit: int | None = None
+) -> list[Area]:
+    """One area per coordinate system of the chosen samples.
+
+    DataError: samples without a place on a grid. WeightsError: modalities or bands that are not the model's.
+    """
+    store = Store.open(path)
+    modalities = _shared_modalities(store, preprocessing, path)
+    samples = [int(sample) for sample in store.select(folds, limit)]
+    groups: dict[str, list[int]] = {}
+    for sample in samples:
+        where = store.where(sample)
+        if where.crs is None or where.transform is None:
+            raise DataError(
+                f"{path}: sample {where.id} has no place on a pixel grid (crs and transform are missing), so it cannot"
+                " be drawn on a map; prepare the store from data with footprints, or predict from GeoTIFFs"
+            )
+        groups.setdefault(where.crs, []).append(sample)
+    return [_mosaic(store, crs, row, modalities) for crs, row in sorted(groups.items())]
+
+
+def _shared_modalities(store: Store, preprocessing: Preprocessing, path: Path) -> list[str]:
+    """Modalities that both the store and the model have, checked band by band."""
+    shared = [name for name in preprocessing.inputs if name in store.modalities]
+    if not shared:
+        raise WeightsError(
+            f"{path} has {', '.join(store.modalities)}, the model takes {', '.join(preprocessing.inputs)}; nothing fits"
+        )
+    for name in shared:
+        spec, one = store.modalities[name], preprocessing.inputs[name]
+        preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(path))
+        if (spec.scale, spec.nodata) != (one.scale, one.nodata):
+            raise WeightsError(
+                f"{path}: {name} has scale {spec.scale:g} and nodata {spec.nodata}, the model was trained with"
+                f" {one.scale:g} and {one.nodata}; prepare the store again"
+            )
+    return shared
+
+
+def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence[str]) -> Area:
+    grids = np.array([store.where(sample).transform for sample in samples], np.float64)[:, :6]
+    a, b, _, d, e, _ = grids[0]
+    for sample, grid in zip(samples, grids, strict=True):
+        if not np.allclose(grid[[0, 1, 3, 4]], (a, b, d, e), rtol=1e-6) or abs(b) + abs(d) > 1e-9 * abs(a) or e > 0:
+            raise DataError(
+                f"{store.path}: sample {store.ids[sample]} has pixels {tuple(grid[[0, 1, 3, 4]])}, expected the north-up"
+                f" {a:g} x {e:g} of sample {store.ids[samples[0]]}; map them apart (--folds, --limit)"
+            )
+    height, width = store.modalities[modalities[0]].shape[1:]
+    left, top = grids[:, 2].min(), grids[:, 5].max()
+    columns = np.rint((grids[:, 2] - left) / a).astype(int)
+    rows = np.rint((grids[:, 5] - top) / e).astype(int)
+    size = int(rows.max()) + height, int(columns.max()) + width
+    if size[0] * size[1] > LARGEST:
+        raise DataError(
+            f"{store.path}: the samples in {crs} span {size[0]:,} x {size[1]:,} pixels, at most {LARGEST:,} are drawn as"
+            " one map; choose fewer (--folds, --limit)"
+        )
+    scenes = tuple(
+        Placed(PatchScene(store, sample, modalities), int(row), int(column))
+        for sample, row, column in zip(samples, rows, columns, strict=True)
+    )
+    identity = {"store": store.dataset, "samples": [store.ids[sample] for sample in samples]}
+    missing = [name for name in store.modalities if name not in modalities]
+    notes = (f"{', '.join(missing)} of the store is not used: the model does not take it",) if missing else ()
+    return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, notes)

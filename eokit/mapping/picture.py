@@ -1,0 +1,157 @@
+"""The PNG beside a map: reads the finished maps and the clearest date thinned out, and hands them to `eokit.viz.map`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eokit.data.preprocessing import NODATA, Preprocessing
+from eokit.data.sensors import get_sensor
+from eokit.mapping.cog import confidence_path
+from eokit.mapping.names import EPOCH
+from eokit.mapping.scene import Area, Placed, Scene, Window, pixel_sides
+from eokit.viz.map import View
+
+LONGEST = 900
+"""Pixels along the longer side of a picture's image."""
+DENSE = 0.25
+"""Where samples cover less of their common box than this, a few of them are shown instead of the whole."""
+EXAMPLES = 4
+PROBES = 3
+"""The clearest date is looked for in PROBES x PROBES windows of PROBE pixels."""
+PROBE = 48
+VISIBLE = (665.0, 560.0, 490.0)
+"""Red, green and blue in nm; the nearest band within 40 nm stands for each."""
+
+
+class TrueColour(NamedTuple):
+    """Which bands of which modality are red, green and blue."""
+
+    modality: str
+    bands: tuple[int, int, int]
+
+
+def views_of(area: Area, out: Path, preprocessing: Preprocessing, bottom: int) -> list[View]:
+    """The whole map down to row `bottom`, or a few samples where they lie far apart."""
+    covered = sum(one.scene.height * one.scene.width for one in area.scenes)
+    if covered >= DENSE * area.height * area.width or len(area.scenes) == 1:
+        windows = [("", Window(0, 0, min(bottom, area.height), area.width))]
+    else:
+        picked = np.linspace(0, len(area.scenes) - 1, min(EXAMPLES, len(area.scenes))).round().astype(int)
+        chosen = [area.scenes[number] for number in picked]
+        windows = [
+            (f"sample {one.scene.name}", Window(one.top, one.left, one.scene.height, one.scene.width)) for one in chosen
+        ]
+    return [_view(area, out, preprocessing, title, window) for title, window in windows]
+
+
+def _view(area: Area, out: Path, preprocessing: Preprocessing, title: str, window: Window) -> View:
+    import rasterio
+    from rasterio.windows import Window as Block
+
+    thin = max(1, -(-max(window.height, window.width) // LONGEST))
+    size = -(-window.height // thin), -(-window.width // thin)
+    block = Block(window.left, window.top, window.width, window.height)
+    layers = []
+    for path in (out, confidence_path(out)):
+        with rasterio.open(path) as source:
+            layers.append(source.read(1, window=block, out_shape=size))
+    tall, wide = pixel_sides(area.crs, area.transform, area.height)
+    metres = tall * window.height / size[0], wide * window.width / size[1]
+    rgb, days = _true_colour(area.scenes, preprocessing, window, size, thin)
+    shown = f"true colour {days[0]}" if len(days) == 1 else "true colour, clearest dates"
+    return View(title, layers[0], layers[1], metres, rgb, shown)
+
+
+def _true_colour(
+    scenes: Sequence[Placed], preprocessing: Preprocessing, window: Window, size: tuple[int, int], thin: int
+) -> tuple[np.ndarray | None, list]:
+    """(h, w, 3) uint8 of the clearest date of every scene in `window`, and those dates; None where no sensor sees colour."""
+    canvas = np.full((3, *size), NODATA, np.int16)
+    days = set()
+    for one in scenes:
+        inside = _intersect(one, window)
+        colour = _colour_bands(one.scene, preprocessing)
+        if inside is None or colour is None:
+            continue
+        date = clearest_date(one.scene, colour, inside)
+        top, left = (one.top + inside.top - window.top) // thin, (one.left + inside.left - window.left) // thin
+        height, width = min(-(-inside.height // thin), size[0] - top), min(-(-inside.width // thin), size[1] - left)
+        if height < 1 or width < 1:
+            continue
+        values = one.scene.look(colour.modality, inside, (height, width), np.array([date]))[0, list(colour.bands)]
+        part = canvas[:, top : top + height, left : left + width]
+        np.copyto(part, values, where=values != NODATA)
+        days.add(EPOCH + timedelta(days=int(one.scene.days[colour.modality][date])))
+    return (_stretch(canvas), sorted(days)) if days else (None, [])
+
+
+def clearest_date(scene: Scene, colour: TrueColour, inside: Window) -> int:
+    """The date whose bright end in blue (90th percentile: clouds, haze) is darkest among those that show most."""
+    shares, blues = [], []
+    steps = (np.arange(PROBES) + 0.5) / PROBES
+    probes = (
+        [
+            scene.read(
+                colour.modality,
+                Window(
+                    inside.top + int(max(0, down * inside.height - PROBE / 2)),
+                    inside.left + int(max(0, right * inside.width - PROBE / 2)),
+                    min(PROBE, inside.height),
+                    min(PROBE, inside.width),
+                ),
+            )[:, colour.bands[2]]
+            for down in steps
+            for right in steps
+        ]
+        if min(inside.height, inside.width) >= PROBES * PROBE
+        else [scene.read(colour.modality, inside)[:, colour.bands[2]]]
+    )
+    blue = np.concatenate([probe.reshape(len(probe), -1) for probe in probes], axis=1)
+    for row in blue:
+        seen = row[row != NODATA]
+        shares.append(len(seen) / len(row))
+        blues.append(np.percentile(seen, 90) if len(seen) else np.inf)
+    ranks = np.where(np.array(shares) >= 0.95 * max(shares), blues, np.inf)
+    return int(np.argmin(ranks))
+
+
+def _colour_bands(scene: Scene, preprocessing: Preprocessing) -> TrueColour | None:
+    for modality in scene.days:
+        one = preprocessing.inputs[modality]
+        sensor = get_sensor(one.sensor)
+        waves = np.array([sensor.band(name).wavelength or np.inf for name in one.bands])
+        nearest = [int(np.abs(waves - wanted).argmin()) for wanted in VISIBLE]
+        if len(scene.days[modality]) and all(
+            abs(waves[n] - wanted) <= 40 for n, wanted in zip(nearest, VISIBLE, strict=True)
+        ):
+            return TrueColour(modality, (nearest[0], nearest[1], nearest[2]))
+    return None
+
+
+def _intersect(one: Placed, window: Window) -> Window | None:
+    """The part of a scene that lies in `window` of the map, in the scene's own pixels."""
+    top, left = max(one.top, window.top), max(one.left, window.left)
+    bottom = min(one.top + one.scene.height, window.top + window.height)
+    right = min(one.left + one.scene.width, window.left + window.width)
+    if bottom <= top or right <= left:
+        return None
+    return Window(top - one.top, left - one.left, bottom - top, right - left)
+
+
+def _stretch(canvas: np.ndarray) -> np.ndarray:
+    """(3, h, w) stored values -> (h, w, 3) uint8: one stretch for the three bands, so that hues stay true."""
+    seen = (canvas != NODATA).all(axis=0)
+    if not seen.any():
+        return np.full((*seen.shape, 3), 225, np.uint8)
+    low, high = np.percentile(canvas[:, seen], (1, 98))
+    scaled = ((canvas - low) / max(high - low, 1)).clip(0, 1) ** (
+        1 / 1.4
+    )  # a mild gamma: fields are dark beside clouds
+    rgb = np.moveaxis((scaled * 255).round().astype(np.uint8), 0, -1)
+    rgb[~seen] = 225
+    return rgb

@@ -1,0 +1,95 @@
+"""What a map is drawn of: scenes (pixels on one grid, with dates) placed on the grid of an output.
+
+A folder of GeoTIFFs is one scene (`eokit.mapping.geotiff`), the samples of a store are many (`eokit.mapping.patches`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Window(NamedTuple):
+    """A rectangle of pixels: first row and column, height and width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Scene(Protocol):
+    """Pixels of one place through time, all modalities on one grid. `days`: modality -> (T,) int32 since 1970-01-01."""
+
+    name: str
+    height: int
+    width: int
+    days: dict[str, np.ndarray]
+
+    def read(self, modality: str, window: Window, dates: np.ndarray | None = None) -> np.ndarray:
+        """(T, C, h, w) int16 in the units and bands of the model's preprocessing, its nodata in all bands where unseen.
+
+        Called from several threads at once. `dates` picks dates by number. A DataError where a file cannot be read.
+        """
+
+    def look(self, modality: str, window: Window, size: tuple[int, int], dates: np.ndarray | None = None) -> np.ndarray:
+        """`read`, thinned out to (T, C, *size) for a picture."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A scene whose first pixel lies at row `top` and column `left` of the map."""
+
+    scene: Scene
+    top: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class Area:
+    """One map to draw: its grid and the scenes on it (they may overlap and may leave gaps).
+
+    crs: whatever rasterio takes (WKT or EPSG:...). transform: the six affine numbers (a, b, c, d, e, f).
+    identity: plain values that tell this input from another one; a map is continued only where they are the same.
+    """
+
+    crs: str
+    transform: tuple[float, ...]
+    height: int
+    width: int
+    scenes: tuple[Placed, ...]
+    identity: dict[str, Any]
+    synthetic: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[float, float]:
+    """Height and width in metres of a pixel of row `row`.
+
+    On a geographic grid: the length of a degree on the WGS 84 ellipsoid at the row's latitude, from the meridian and the
+    prime-vertical radius of curvature.
+    """
+    from rasterio.crs import CRS
+
+    system = CRS.from_user_input(crs)
+    a, b, _, d, e, f = transform[:6]
+    tall, wide = float(np.hypot(b, e)), float(np.hypot(a, d))
+    if not system.is_geographic:
+        metres = system.linear_units_factor[1] if system.is_projected else 1.0
+        return tall * metres, wide * metres
+    axis, flat = 6_378_137.0, 1 / 298.257223563  # WGS 84
+    square = flat * (2 - flat)
+    latitude = np.radians(f + e * (row + 0.5))
+    root = 1 - square * np.sin(latitude) ** 2
+    meridian, prime = axis * (1 - square) / root**1.5, axis / np.sqrt(root)
+    return tall * np.radians(1.0) * meridian, wide * np.radians(1.0) * prime * np.cos(latitude)
+
+
+def row_hectares(crs: str, transform: tuple[float, ...], height: int) -> np.ndarray:
+    """(height,) hectares that one pixel of each row covers; the pixels' sides are at right angles."""
+    first, last = (np.prod(pixel_sides(crs, transform, row)) for row in (0, height - 1))
+    if np.isclose(first, last, rtol=1e-12):
+        return np.full(height, first / 10_000)
+    return np.array([np.prod(pixel_sides(crs, transform, row)) for row in range(height)]) / 10_000

@@ -1,0 +1,151 @@
+"""A map as a picture: true colour, classes with their shares, confidence; one row of images per view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eokit.errors import SetupError
+
+UNSEEN = 255
+UNSEEN_COLOUR = (225, 225, 225)
+"""Light grey; also the legend's `not seen`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One part of a map. classes, confidence: (h, w) uint8, 255 = not seen. rgb: (h, w, 3) uint8 or None.
+
+    metres: height and width of a pixel of these arrays on the ground.
+    """
+
+    title: str
+    classes: np.ndarray
+    confidence: np.ndarray
+    metres: tuple[float, float]
+    rgb: np.ndarray | None = None
+    rgb_title: str = "true colour"
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One class: its id, name, colour (0..255) and share of the seen area, 0..1."""
+
+    number: int
+    name: str
+    colour: tuple[int, int, int]
+    share: float
+
+
+def draw_map(path: Path, views: Sequence[View], legend: Sequence[LegendEntry], title: str, synthetic: bool) -> Path:
+    """Draw the PNG at `path`; returns `path`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SetupError("pictures need matplotlib; pip install 'eokit[viz]'") from None
+    columns = 3 if any(view.rgb is not None for view in views) else 2
+    width = 4.2 if len(views) == 1 else 2.6
+    heights = [min(1.6, _aspect(view)) * width + 0.35 for view in views]
+    figure = Figure(figsize=(columns * width + 2.6, max(sum(heights) + 0.5, 3.4)), layout="constrained")
+    grid = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
+    shown = None
+    for row, view in zip(grid, views, strict=True):
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+        axes = iter(row)
+        if columns == 3:
+            _draw_true_colour(next(axes), view)
+        _draw_classes(next(axes), view, legend)
+        shown = _draw_confidence(next(axes), view)
+    figure.colorbar(shown, ax=grid[:, -1].tolist(), shrink=0.7, label="confidence, %")
+    _draw_legend(figure, legend, any((view.classes == UNSEEN).any() for view in views))
+    figure.suptitle(title, fontsize=10)
+    if synthetic:
+        figure.text(0.99, 0.01, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=11, weight="bold", color="#b2182b")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise SetupError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
+    return path
+
+
+def _aspect(view: View) -> float:
+    height, width = view.classes.shape
+    return height * view.metres[0] / (width * view.metres[1])
+
+
+def _draw_true_colour(axes: Any, view: View) -> None:
+    axes.set_title(f"{view.title}\n{view.rgb_title}" if view.title else view.rgb_title, fontsize=8)
+    if view.rgb is None:
+        axes.axis("off")
+        return
+    axes.imshow(view.rgb, aspect=view.metres[0] / view.metres[1], interpolation="nearest")
+
+
+def _draw_classes(axes: Any, view: View, legend: Sequence[LegendEntry]) -> None:
+    table = np.full((256, 3), UNSEEN_COLOUR, np.uint8)
+    for entry in legend:
+        table[entry.number] = entry.colour
+    axes.imshow(table[view.classes], aspect=view.metres[0] / view.metres[1], interpolation="nearest")
+    axes.set_title("classes", fontsize=8)
+    _draw_scale_bar(axes, view)
+
+
+def _draw_confidence(axes: Any, view: View) -> Any:
+    masked = np.ma.masked_equal(view.confidence, UNSEEN)
+    axes.set_facecolor(tuple(part / 255 for part in UNSEEN_COLOUR))
+    axes.set_title("confidence", fontsize=8)
+    aspect = view.metres[0] / view.metres[1]
+    return axes.imshow(masked, cmap="viridis", vmin=0, vmax=100, aspect=aspect, interpolation="nearest")
+
+
+def _draw_scale_bar(axes: Any, view: View) -> None:
+    """A bar of a round length, about a fifth of the width, in the lower left corner."""
+    height, width = view.classes.shape
+    wanted = width * view.metres[1] / 5
+    power = 10 ** np.floor(np.log10(wanted))
+    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    left, right, low = 0.04 * width, 0.04 * width + length / view.metres[1], 0.95 * height
+    for colour, thick in (("black", 4), ("white", 2)):
+        axes.plot([left, right], [low, low], color=colour, linewidth=thick, solid_capstyle="butt")
+    axes.text(
+        left,
+        low - 0.015 * height,
+        label,
+        fontsize=7,
+        va="bottom",
+        bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "lw": 0},
+    )
+
+
+def _draw_legend(figure: Any, legend: Sequence[LegendEntry], unseen: bool) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(
+            facecolor=[part / 255 for part in entry.colour],
+            edgecolor="0.4",
+            label=f"{entry.name}  {_percent(entry.share)}",
+        )
+        for entry in legend
+    ]
+    if unseen:
+        patches.append(Patch(facecolor=[part / 255 for part in UNSEEN_COLOUR], edgecolor="0.4", label="not seen"))
+    figure.legend(handles=patches, loc="outside right upper", fontsize=8, frameon=False)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "< 0.1%"
+
+
+def class_colors(classes: Sequence[str]) -> list[tuple[int, int, int]]:
+    """One colour a class, far apart in hue."""
+    import colorsys
+
+    hues = [(0.07 + 0.618034 * number) % 1 for number in range(len(classes))]  # golden angle
+    return [tuple(round(255 * one) for one in colorsys.hsv_to_rgb(hue, 0.65, 0.85)) for hue in hues]  # type: ignore[misc]
