@@ -1,8 +1,78 @@
-"""Packages and compiled libraries; everything else is in pyproject.toml."""
+"""Packages and compiled libraries; everything else is in pyproject.toml.
+
+The compiled libraries are optional: where they cannot be built the package is installed without them, and
+eokit/_build_report.json keeps the reason for `eokit doctor`.
+"""
+
+import json
+import sys
+from pathlib import Path
 
 from setuptools import find_packages, setup
+
+TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
+FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+
+
+def extensions():
+    """The compiled libraries, or none and the reason why."""
+    try:
+        from torch.utils.cpp_extension import CppExtension
+    except ImportError as error:
+        return [], f"torch could not be imported during the build: {error}"
+    from pybind11 import get_include
+
+    kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
+    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    stable = ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    facts = [f'-DEOKIT_FLAGS="{" ".join(FLAGS)}"', f'-DEOKIT_TORCH_TARGET="{TORCH_TARGET}"']
+    return [
+        # Nothing of Python is used in _C, it is loaded by torch; so no link against torch_python.
+        CppExtension("eokit._C", kernels, depends=headers, extra_compile_args=FLAGS + stable, py_limited_api=True),
+        CppExtension(
+            "eokit._native",
+            ["csrc/native.cpp"],
+            depends=headers,
+            include_dirs=[get_include()],
+            extra_compile_args=FLAGS + facts,
+        ),
+    ], ""
+
+
+def build_command():
+    """A build_ext that goes on without the libraries when they do not build, and writes the report."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension
+    except ImportError:
+        return {}
+
+    class BuildOrExplain(BuildExtension):
+        def run(self):
+            failure = MISSING
+            try:
+                super().run()
+            except Exception as error:  # whatever a compiler, ninja or torch may raise
+                failure = f"the build failed: {_one_line(error)}"
+                self.extensions = []
+                print(f"eokit: compiled libraries left out, {failure}", file=sys.stderr)
+            into_source = self.inplace or getattr(self, "editable_mode", False)
+            package = Path("eokit") if into_source else Path(self.build_lib, "eokit")
+            package.mkdir(parents=True, exist_ok=True)
+            report = {"_C": failure or "built"}
+            (package / "_build_report.json").write_text(json.dumps(report) + "\n")
+
+    return {"build_ext": BuildOrExplain}
+
+
+def _one_line(error):
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+MODULES, MISSING = extensions()
 
 setup(
     packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli"],
     package_dir={"eokit_cli": "cli"},
+    ext_modules=MODULES,
+    cmdclass=build_command(),
 )

@@ -57,6 +57,7 @@ def attention(
     if chosen == "cpu":
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         return torch.ops.eokit.attention_forward(q, k, v, key_mask, scale)[0]
     plain = sdpa.attention if chosen == "sdpa" else reference.attention
     return _stored_like(q, plain(q, k, v, key_mask=key_mask, bias=bias, scale=scale))

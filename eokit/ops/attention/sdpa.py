@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def _fold_point(tensors: list[Tensor]) -> int:
 def _is_view(x: Tensor, dims: list[int] | range) -> bool:
     """True if the dimensions `dims` of x, in this order, can be merged into one without a copy."""
     dims = [d for d in dims if x.shape[d] != 1]
-    return all(x.stride(a) == x.stride(b) * x.shape[b] for a, b in zip(dims, dims[1:], strict=False))
+    return all(x.stride(a) == x.stride(b) * x.shape[b] for a, b in pairwise(dims))
 
 
 def _additive_mask(

@@ -1,0 +1,7 @@
+// The attention kernels for any CPU that the compiler was asked to build for.
+#include "attention_kernel.h"
+#include "vec_portable.h"
+
+namespace eokit {
+const AttentionKernels kAttentionPortable = {forward_items<VecPortable>, backward_items<VecPortable>};
+}

@@ -1,0 +1,69 @@
+// Eight floats in an AVX2 register, with fused multiply-add. Include only where `avx2,fma` are switched on.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "../common/strided.h"
+
+namespace eokit {
+
+struct VecAvx2 {
+  typedef __m256 Reg;
+
+  static constexpr int kWidth = 8;
+  // Register block of the matrix product: 6 x 2 sums + 2 columns + 1 broadcast of 16 registers.
+  static constexpr int kColumns = 2;
+  static constexpr int rows(int columns) { return columns == 1 ? 8 : 6; }
+
+  EOKIT_INLINE static Reg zero() { return _mm256_setzero_ps(); }
+  EOKIT_INLINE static Reg set(float x) { return _mm256_set1_ps(x); }
+  EOKIT_INLINE static Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  EOKIT_INLINE static Reg load_first(const float* p, int count) { return _mm256_maskload_ps(p, first(count)); }
+  EOKIT_INLINE static void store(float* p, Reg r) { _mm256_storeu_ps(p, r); }
+  EOKIT_INLINE static void store_first(float* p, Reg r, int count) { _mm256_maskstore_ps(p, first(count), r); }
+  EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
+  EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+  // a * 2^n for integer n in -126..127.
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
+    const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
+  }
+
+  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
+                        float scale) {
+    const __m256i mask = first(columns);
+    const Reg factor = set(scale);
+    Reg a[8], b[8];
+    for (int r = 0; r < 8; ++r)
+      a[r] = r < rows ? _mm256_mul_ps(factor, _mm256_maskload_ps(src + r * src_stride, mask)) : zero();
+    for (int i = 0; i < 4; ++i) {  // pairs of rows
+      b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+      b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {  // fours: a[4i + j] holds columns j and j + 4 of rows 4i..4i+3
+      a[4 * i + 0] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0x44);
+      a[4 * i + 1] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0xEE);
+      a[4 * i + 2] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0x44);
+      a[4 * i + 3] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0xEE);
+    }
+    for (int j = 0; j < 4; ++j) {
+      if (j < columns) store(dst + j * dst_stride, _mm256_permute2f128_ps(a[j], a[4 + j], 0x20));
+      if (j + 4 < columns) store(dst + (j + 4) * dst_stride, _mm256_permute2f128_ps(a[j], a[4 + j], 0x31));
+    }
+  }
+
+ private:
+  EOKIT_INLINE static __m256i first(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+};
+
+}  // namespace eokit

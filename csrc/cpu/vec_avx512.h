@@ -1,0 +1,68 @@
+// Sixteen floats in an AVX-512 register. Include only where `avx512f,avx512dq` are switched on.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "../common/strided.h"
+
+namespace eokit {
+
+struct VecAvx512 {
+  typedef __m512 Reg;
+
+  static constexpr int kWidth = 16;
+  // Register block of the matrix product. Two FMA units of latency 4 need 8 sums in flight; of 32 registers the
+  // largest block takes 24 for sums, the rest hold a row of columns and a broadcast.
+  static constexpr int kColumns = 4;
+  static constexpr int rows(int columns) { return columns <= 2 ? 12 : columns == 3 ? 8 : 6; }
+
+  EOKIT_INLINE static Reg zero() { return _mm512_setzero_ps(); }
+  EOKIT_INLINE static Reg set(float x) { return _mm512_set1_ps(x); }
+  EOKIT_INLINE static Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  EOKIT_INLINE static Reg load_first(const float* p, int count) { return _mm512_maskz_loadu_ps(first(count), p); }
+  EOKIT_INLINE static void store(float* p, Reg r) { _mm512_storeu_ps(p, r); }
+  EOKIT_INLINE static void store_first(float* p, Reg r, int count) { _mm512_mask_storeu_ps(p, first(count), r); }
+  EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
+
+  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
+                        float scale) {
+    const __mmask16 mask = first(columns);
+    const Reg factor = set(scale);
+    Reg a[16], b[16];
+    for (int r = 0; r < 16; ++r)
+      a[r] = r < rows ? _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(mask, src + r * src_stride)) : zero();
+    for (int i = 0; i < 8; ++i) {  // pairs of rows
+      b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+      b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {  // fours: a[4i + j] holds columns j, j + 4, j + 8, j + 12 of rows 4i..4i+3
+      a[4 * i + 0] = _mm512_shuffle_ps(b[4 * i], b[4 * i + 2], 0x44);
+      a[4 * i + 1] = _mm512_shuffle_ps(b[4 * i], b[4 * i + 2], 0xEE);
+      a[4 * i + 2] = _mm512_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0x44);
+      a[4 * i + 3] = _mm512_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0xEE);
+    }
+    for (int j = 0; j < 4; ++j) {  // quarters of the four groups of rows, column by column
+      const Reg low01 = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x44), high01 = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xEE);
+      const Reg low23 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x44);
+      const Reg high23 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xEE);
+      if (j < columns) store(dst + j * dst_stride, _mm512_shuffle_f32x4(low01, low23, 0x88));
+      if (j + 4 < columns) store(dst + (j + 4) * dst_stride, _mm512_shuffle_f32x4(low01, low23, 0xDD));
+      if (j + 8 < columns) store(dst + (j + 8) * dst_stride, _mm512_shuffle_f32x4(high01, high23, 0x88));
+      if (j + 12 < columns) store(dst + (j + 12) * dst_stride, _mm512_shuffle_f32x4(high01, high23, 0xDD));
+    }
+  }
+
+ private:
+  EOKIT_INLINE static __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+};
+
+}  // namespace eokit

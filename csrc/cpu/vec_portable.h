@@ -1,0 +1,58 @@
+// Four floats in the compiler's own vector type: SSE2 on x86-64, NEON on Arm, plain scalars elsewhere.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../common/strided.h"
+
+namespace eokit {
+
+struct VecPortable {
+  typedef float Reg __attribute__((vector_size(16)));
+  typedef int32_t Int __attribute__((vector_size(16)));
+
+  static constexpr int kWidth = 4;
+  // Register block of the matrix product: kColumns vectors wide, rows(columns) high. 2 x 4 + 2 + 1 of 16 registers.
+  static constexpr int kColumns = 2;
+  static constexpr int rows(int /*columns*/) { return 4; }
+
+  EOKIT_INLINE static Reg zero() { return Reg{0, 0, 0, 0}; }
+  EOKIT_INLINE static Reg set(float x) { return Reg{x, x, x, x}; }
+  EOKIT_INLINE static Reg load(const float* p) {
+    Reg r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+  }
+  EOKIT_INLINE static Reg load_first(const float* p, int count) {
+    Reg r = zero();
+    std::memcpy(&r, p, count * sizeof(float));
+    return r;
+  }
+  EOKIT_INLINE static void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
+  EOKIT_INLINE static void store_first(float* p, Reg r, int count) { std::memcpy(p, &r, count * sizeof(float)); }
+  EOKIT_INLINE static Reg add(Reg a, Reg b) { return a + b; }
+  EOKIT_INLINE static Reg sub(Reg a, Reg b) { return a - b; }
+  EOKIT_INLINE static Reg mul(Reg a, Reg b) { return a * b; }
+  EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
+  EOKIT_INLINE static Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
+
+  // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
+  EOKIT_INLINE static Reg round(Reg a) { return (a + set(12582912.0f)) - set(12582912.0f); }
+  // a * 2^n for integer n in -126..127.
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
+    const Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
+    Reg power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return a * power;
+  }
+
+  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
+                        float scale) {
+    for (int c = 0; c < columns; ++c)
+      for (int r = 0; r < kWidth; ++r) dst[c * dst_stride + r] = r < rows ? scale * src[r * src_stride + c] : 0.0f;
+  }
+};
+
+}  // namespace eokit
