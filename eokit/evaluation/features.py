@@ -12,21 +12,10 @@ from torch import Tensor
 
 from eokit.errors import DataError
 from eokit.models.base import Encoder, Features
-from eokit.progress import Progress
-from eokit.tasks.inputs import batches, majority
+from eokit.tasks.inputs import Reading, batches, majority
 
 MAX_TOKENS = 50_000
 """Labelled tokens (or pixels) a probe learns from: a logistic regression on them takes seconds, not hours."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How features are read: batch size, loader processes, device, and whether progress is shown."""
-
-    batch_size: int = 8
-    workers: int = 0
-    device: str = "cpu"
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,10 @@ def encode(
 ) -> Iterator[tuple[Features, Tensor]]:
     """Features and labels (B, H, W) of every sample in order; no gradient, evaluation mode."""
     encoder = encoder.to(reading.device).eval()
-    with Progress(what, len(dataset), quiet=reading.quiet) as bar:
-        for batch in batches(dataset, reading.batch_size, workers=reading.workers, device=reading.device):
-            with torch.inference_mode():
-                features = encoder(batch)
-            yield features, batch.targets[labels.name]
-            bar.advance(len(batch))
+    for batch in batches(dataset, reading, what):
+        with torch.inference_mode():
+            features = encoder(batch)
+        yield features, batch.targets[labels.name]
 
 
 def gather_tokens(

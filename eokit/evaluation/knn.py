@@ -31,7 +31,7 @@ class Neighbours:
     temperature: float = TEMPERATURE
 
     @classmethod
-    def fit(cls, tokens: Tokens, n_classes: int, device: str = "cpu") -> Neighbours:
+    def fit(cls, tokens: Tokens, n_classes: int, device: torch.device | str = "cpu") -> Neighbours:
         """Remember `tokens`; fewer of them than k means that all of them vote."""
         bank = F.normalize(tokens.features.to(device), dim=1)
         return cls(bank, tokens.labels.to(device), n_classes, min(NEIGHBOURS, len(bank)))

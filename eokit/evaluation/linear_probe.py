@@ -43,7 +43,7 @@ def fit(train: Tokens, val: Tokens | None, n_classes: int) -> LinearProbe:
     """The probe of the penalty that does best on `val`, or of `L2_DEFAULT` where there is no val."""
     path = L2 if val is not None else (L2_DEFAULT,)
     best, best_score = None, -1.0
-    for probe in _path(
+    for probe in along(
         train, path, n_classes, "validation folds" if val is not None else "default, no validation fold"
     ):
         score = 0.0 if val is None else _miou(probe, val, n_classes)
@@ -53,7 +53,7 @@ def fit(train: Tokens, val: Tokens | None, n_classes: int) -> LinearProbe:
     return best
 
 
-def _path(train: Tokens, path: tuple[float, ...], n_classes: int, chosen_on: str):
+def along(train: Tokens, path: tuple[float, ...], n_classes: int, chosen_on: str):
     """One fitted probe per penalty, strongest first."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -9,7 +9,7 @@ random-forest  the baseline on raw pixel series, needs no bundle; scored per pix
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,16 +25,16 @@ from eokit.data.statistics import make_preprocessing
 from eokit.data.store import Store
 from eokit.errors import DataError, UsageError
 from eokit.evaluation import linear_probe, random_forest
-from eokit.evaluation.features import MAX_TOKENS, Labels, Reading, Tokens, encode, gather_tokens
+from eokit.evaluation.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.evaluation.knn import TEMPERATURE, Neighbours
 from eokit.evaluation.report import Report
 from eokit.models.base import Encoder
 from eokit.models.bundle import Bundle, find_bundle, load_bundle
 from eokit.models.registry import build_encoder
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import choose_split, label_layer, majority, match_inputs
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs
 from eokit.tasks.metrics import confusion
-from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
 Protocol = Literal["knn", "linear", "finetuned", "random-forest"]
 
@@ -198,12 +198,11 @@ def finetuned(study: Study) -> Outcome:
             f" ({', '.join(study.classes[:3])} ...), the model predicts {len(model.task.classes)}"
             f" ({', '.join(model.task.classes[:3])} ...); score it on a store with its classes"
         )
-    matrices = []
-    for features, pixels in encode(model.encoder, study.dataset("test"), study.labels, study.reading, "evaluate"):
-        with torch.inference_mode():
-            prediction = model.decode(features).argmax(1)
-        matrices.append(confusion(prediction, pixels, study.labels.n_classes, study.labels.ignore))
-    return Outcome(torch.cat(matrices).numpy(), "pixel", {"head": model.task.head})
+    task = replace(model.task, label=study.labels.name, ignore=study.labels.ignore)
+    reader = batches(study.dataset("test"), study.reading, "evaluate")
+    with torch.inference_mode():
+        matrices = patch_matrices(lambda batch: model(batch).argmax(1), reader, task)
+    return Outcome(matrices.numpy(), "pixel", {"head": model.task.head})
 
 
 def forest(study: Study) -> Outcome:

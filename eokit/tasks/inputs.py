@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,20 @@ from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch
 from eokit.data.spec import LabelSpec
 from eokit.errors import DataError, UsageError, WeightsError
+from eokit.progress import Progress
 
 if TYPE_CHECKING:
     from eokit.data.store import Store
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a whole data set is gone through: batch size, loader processes, device, and whether progress is shown."""
+
+    batch_size: int = 8
+    workers: int = 0
+    device: torch.device | str = "cpu"
+    quiet: bool = False
 
 
 def choose_split(
@@ -82,15 +93,17 @@ def label_layer(store: Store, name: str) -> tuple[tuple[str, ...], int | None]:
     return spec.classes, spec.ignore
 
 
-def batches(dataset: Any, batch_size: int, *, workers: int = 0, device: torch.device | str = "cpu") -> Iterator[Batch]:
-    """All samples of `dataset` in order, collated and moved to `device`; the last batch may be smaller."""
+def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator[Batch]:
+    """All samples of `dataset` in order, collated and on the device, with progress if `what` names the work."""
     from torch.utils.data import DataLoader
 
     from eokit.data.collate import collate
 
-    loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=workers)
-    for batch in loader:
-        yield batch.to(device)
+    loader = DataLoader(dataset, reading.batch_size, collate_fn=collate, num_workers=reading.workers)
+    with Progress(what or "", len(dataset), quiet=reading.quiet or what is None) as bar:
+        for batch in loader:
+            yield batch.to(reading.device)
+            bar.advance(len(batch))
 
 
 def majority(labels: Tensor, patch_size: int, n_classes: int, ignore: int | None) -> Tensor:

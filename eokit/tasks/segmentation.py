@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from eokit.models.base import Encoder, Features, config_from
 from eokit.models.bundle import Bundle, load_strict
 from eokit.nn.reduce import global_mean
 from eokit.tasks.heads import HEADS, seen_pixels
+from eokit.tasks.metrics import confusion
 
 Mode = Literal["full", "frozen", "head-only"]
 """full: encoder and head learn, the encoder more slowly. frozen: the encoder stays as it is, in evaluation mode, and
@@ -131,6 +132,11 @@ class SegmentationRecipe(nn.Module):
         share = right / counted.sum().clamp_min(1)
         return {"loss": global_mean(total, weight_sum), "weight": weight_sum.detach(), "oa": share}
 
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """Class ids (B, H, W)."""
+        return self.model.decode(self._features(batch)).argmax(1)
+
     def _features(self, batch: Batch) -> Features:
         if self.mode == "full":
             return self.model.encoder(batch)
@@ -138,6 +144,14 @@ class SegmentationRecipe(nn.Module):
             return unpack_features(batch)
         with torch.no_grad():
             return self.model.encoder(batch)
+
+
+def patch_matrices(predict: Callable[[Batch], Tensor], batches: Iterable[Batch], task: Task) -> Tensor:
+    """One confusion matrix a sample (N, K, K): what `predict` says, (B, H, W) class ids, against the task's labels."""
+    matrices = [
+        confusion(predict(batch), batch.targets[task.label], len(task.classes), task.ignore) for batch in batches
+    ]
+    return torch.cat(matrices)
 
 
 def pack_features(features: Features) -> list[dict[str, Tensor]]:

@@ -1,0 +1,64 @@
+"""The report of an evaluation, and the picture of its confusion matrix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eokit.data.folds import Split
+from eokit.errors import DataError
+from eokit.evaluation.report import Report
+from eokit.viz.confusion import draw_confusion
+
+CLASSES = ("background", "meadow", "corn", "never there", "void")
+
+
+def report(**changes) -> Report:
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 50, (6, 5, 5)) + 200 * np.eye(5, dtype=int)
+    matrices[:, 3] = 0  # a class of the legend that no test pixel has
+    facts = {"protocol": "linear", "unit": "pixel", "data": "toy", "synthetic": True, "classes": CLASSES}
+    facts |= {"folds": Split((1, 2, 3), (4,), (5,)), "train_support": np.array([10, 20, 0, 5, 0])}
+    return Report.from_patches(matrices, ignore=4, seed=0, **(facts | changes))
+
+
+def test_a_report_survives_json():
+    plain = json.loads(json.dumps(report().to_dict()))
+    assert plain["folds"] == {"train": [1, 2, 3], "validation": [4], "test": [5]}
+    low, high = plain["interval_95"]["miou"]
+    assert low < plain["scores"]["miou"] < high
+    assert plain["synthetic"] is True
+    assert plain["patches"] == 6
+
+
+def test_classes_that_were_never_learned_are_shown_with_their_support():
+    corn = report().to_dict()["per_class"][2]
+    assert corn["train_support"] == 0
+    assert corn["support"] > 0
+
+
+def test_the_table_has_a_line_for_each_class_but_void_and_says_synthetic():
+    table = report().table()
+    assert all(name in table for name in CLASSES[:-1])
+    assert not any(line.startswith("void ") for line in table.splitlines())
+    assert "SYNTHETIC" in table
+    assert "Means over the 3 of 4 classes" in table
+
+
+def test_the_table_of_real_data_does_not_say_synthetic():
+    assert "SYNTHETIC" not in report(synthetic=False).table()
+
+
+def test_a_confusion_matrix_is_drawn(tmp_path: Path):
+    one = report()
+    path = draw_confusion(one.matrix, CLASSES, 4, tmp_path / "deep" / "c.png", title="toy", synthetic=True)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        draw_confusion(report().matrix, CLASSES, 4, tmp_path / "file" / "c.png", title="toy")
