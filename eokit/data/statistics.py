@@ -1,0 +1,136 @@
+"""Statistics of a store, exact: how often every stored value occurs, by band and fold, summed while it is written.
+
+Stored values have at most 16 bits, so a histogram of 65,536 bins loses nothing: means, standard deviations and
+quantiles follow from it, and integer counts add up to the same whatever the order. Called by the writer; training
+asks `make_preprocessing` for the normalisation of its folds.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eokit.data.preprocessing import Input, Preprocessing
+from eokit.data.spec import ModalitySpec
+from eokit.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from eokit.data.store import Store
+
+QUANTILES = (0.01, 0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98, 0.99)
+
+STD_FLOOR = 1e-3
+"""A band with a standard deviation below this (physical units) is divided by 1 instead: a constant band becomes 0."""
+
+
+class Histogram:
+    """Counts of every stored value per fold. counts: fold -> (C, bins) int64, by the value's bits read as unsigned."""
+
+    def __init__(self, bands: int, dtype: str, nodata: int | None) -> None:
+        self._info = np.iinfo(dtype)
+        self._bins = 1 << self._info.bits
+        self._bands = bands
+        self._nodata = None if nodata is None else nodata % self._bins
+        self.counts: dict[int, np.ndarray] = {}
+
+    def add(self, fold: int, values: np.ndarray) -> None:
+        """Count `values` (T, C, H, W); ArgumentError where nodata is not set in all bands of a pixel alike."""
+        unsigned = values.view(f"u{values.itemsize}")
+        found = [np.bincount(unsigned[:, band].ravel()) for band in range(self._bands)]
+        if self._nodata is not None:
+            missing = [int(counts[self._nodata]) if len(counts) > self._nodata else 0 for counts in found]
+            if len(set(missing)) > 1:
+                raise ArgumentError(
+                    f"nodata is set {missing} times by band, expected in all bands of a pixel or none"
+                )
+        sums = self._of(fold)
+        for band, counts in enumerate(found):
+            sums[band, : len(counts)] += counts
+
+    def summary(self, spec: ModalitySpec) -> dict[str, Any]:
+        """What stats.json says of one modality: by fold, and of all folds together."""
+        folds = {str(fold): self._describe(self.counts[fold], spec) for fold in sorted(self.counts)}
+        every = self._describe(sum(self.counts.values(), np.zeros((self._bands, self._bins), np.int64)), spec)
+        return {"bands": list(spec.bands), "folds": folds, "all": every}
+
+    def to_bytes(self) -> bytes:
+        """A compressed npz of the bins that are used."""
+        arrays: dict[str, np.ndarray] = {}
+        for fold, counts in self.counts.items():
+            used = np.flatnonzero(counts.any(0))
+            arrays |= {f"{fold}/bins": used.astype(np.uint16), f"{fold}/counts": counts[:, used]}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    def add_bytes(self, data: bytes) -> None:
+        """Add what `to_bytes` made; the order of adding changes nothing."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for fold in {int(name.partition("/")[0]) for name in arrays.files}:
+                self._of(fold)[:, arrays[f"{fold}/bins"]] += arrays[f"{fold}/counts"]
+
+    def _of(self, fold: int) -> np.ndarray:
+        return self.counts.setdefault(fold, np.zeros((self._bands, self._bins), np.int64))
+
+    def _describe(self, counts: np.ndarray, spec: ModalitySpec) -> dict[str, Any]:
+        """Facts of one fold, in physical units; a quantile is the smallest value that such a share does not exceed."""
+        missing = 0
+        if self._nodata is not None:
+            missing = int(counts[0, self._nodata])
+            counts = counts.copy()
+            counts[:, self._nodata] = 0
+        count = int(counts[0].sum())
+        facts: dict[str, Any] = {"count": count, "nodata_share": missing / max(count + missing, 1)}
+        if not count:
+            return facts
+        # Two's complement: the upper half of the unsigned values are the negative ones, the lowest first.
+        counts = np.roll(counts, -self._info.min, axis=1)
+        values = np.arange(self._info.min, self._info.max + 1, dtype=np.int64)
+        mean = counts @ values / count
+        variance = np.array([counts[c] @ (values - mean[c]) ** 2 for c in range(self._bands)]) / count
+        below = counts.cumsum(1)
+        at = {q: [values[np.searchsorted(row, q * count)] for row in below] for q in QUANTILES}
+        present = [values[row > 0] for row in counts]
+        return facts | {
+            "mean": (mean * spec.scale).tolist(),
+            "std": (np.sqrt(variance) * spec.scale).tolist(),
+            "min": [float(row[0] * spec.scale) for row in present],
+            "max": [float(row[-1] * spec.scale) for row in present],
+            "quantiles": {str(q): [float(value * spec.scale) for value in row] for q, row in at.items()},
+        }
+
+
+def make_preprocessing(store: Store, modalities: Sequence[str], folds: Sequence[int] | None = None) -> Preprocessing:
+    """How `modalities` are normalised: mean and std over the valid pixels of `folds` (all folds when None).
+
+    DataError when a modality is not there or has no valid pixel in these folds.
+    """
+    inputs = {}
+    for name in modalities:
+        if name not in store.modalities:
+            raise DataError(f"{store.path}: no modality {name!r}; it has {', '.join(store.modalities)}")
+        spec = store.modalities[name]
+        mean, std = _pool(store, name, folds)
+        std = np.where(std < STD_FLOOR, 1.0, std)
+        normal = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+        inputs[name] = Input(spec.sensor, spec.bands, scale=spec.scale, nodata=spec.nodata, gsd=spec.gsd, **normal)
+    return Preprocessing(inputs)
+
+
+def _pool(store: Store, modality: str, folds: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) of several folds from those of each."""
+    by_fold = store.statistics["modalities"][modality]["folds"]
+    chosen = [by_fold[str(fold)] for fold in (by_fold if folds is None else folds) if str(fold) in by_fold]
+    chosen = [facts for facts in chosen if facts["count"]]
+    if not chosen:
+        there = ", ".join(by_fold) or "none"
+        raise DataError(f"{store.path}: {modality} has no valid pixel in folds {folds}; its folds are {there}")
+    weights = np.array([facts["count"] for facts in chosen], np.float64)
+    weights /= weights.sum()
+    means = np.array([facts["mean"] for facts in chosen])
+    variances = np.array([facts["std"] for facts in chosen]) ** 2
+    mean = weights @ means
+    return mean, np.sqrt(weights @ (variances + (means - mean) ** 2))
