@@ -96,7 +96,11 @@ class SegmentationRecipe(nn.Module):
     class_weights: Tensor
 
     def __init__(
-        self, model: SegmentationModel, class_weights: Sequence[float] | None = None, mode: Mode = "full"
+        self,
+        model: SegmentationModel,
+        class_weights: Sequence[float] | None = None,
+        mode: Mode = "full",
+        encoder_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         n_classes = len(model.task.classes)
@@ -106,6 +110,7 @@ class SegmentationRecipe(nn.Module):
         self.model, self.mode = model, mode
         self.register_buffer("class_weights", weights, persistent=False)
         model.encoder.requires_grad_(mode == "full")
+        self.lr_scales = {"model.encoder.": encoder_lr_scale}  # read by eokit.training.optim
 
     def train(self, mode: bool = True) -> SegmentationRecipe:
         """Training mode for what learns; a fixed encoder stays in evaluation mode (no drop path)."""

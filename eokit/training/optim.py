@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,14 +16,22 @@ TABLES = ("table", "position", "positions", "token", "query", "queries")
 
 
 def make_optimizer(recipe: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient, in two groups: with and without weight decay."""
-    trained = {name: one for name, one in recipe.named_parameters() if one.requires_grad}
+    """AdamW over the parameters that require a gradient, in groups: with and without weight decay, fast and slow.
+
+    A recipe may have `lr_scales`, {prefix of parameter names: factor on the learning rate}; others have factor 1.
+    """
     plain = names_without_decay(recipe)
-    groups = [
-        {"params": [one for name, one in trained.items() if name not in plain], "weight_decay": settings.weight_decay},
-        {"params": [one for name, one in trained.items() if name in plain], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, one in recipe.named_parameters():
+        if one.requires_grad:
+            decay = 0.0 if name in plain else settings.weight_decay
+            groups.setdefault((decay, _scale(name, getattr(recipe, "lr_scales", {}))), []).append(one)
+    rows = [{"params": some, "weight_decay": decay, "lr_scale": scale} for (decay, scale), some in groups.items()]
+    return torch.optim.AdamW(rows, lr=settings.lr, fused=True)
+
+
+def _scale(name: str, scales: Mapping[str, float]) -> float:
+    return next((scale for prefix, scale in scales.items() if name.startswith(prefix)), 1.0)
 
 
 def names_without_decay(recipe: nn.Module) -> set[str]:
@@ -47,10 +56,10 @@ def learning_rate(step: int, settings: LoopSettings) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: LoopSettings) -> float:
-    """Give every group the rate of `step`; returns it."""
+    """Give every group the rate of `step`, times the group's factor; returns the rate."""
     rate = learning_rate(step, settings)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
     return rate
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from eokit.training.optim import autocast, learning_rate, make_optimizer, names_without_decay, use_bf16
+from eokit.training.optim import (
+    autocast,
+    learning_rate,
+    make_optimizer,
+    names_without_decay,
+    set_learning_rate,
+    use_bf16,
+)
 from eokit.training.settings import LoopSettings
 
 
@@ -31,6 +38,17 @@ def test_frozen_parameters_are_not_optimised():
     model.linear.requires_grad_(False)
     optimizer = make_optimizer(model, LoopSettings())
     assert not any(one is model.linear.weight for group in optimizer.param_groups for one in group["params"])
+
+
+def test_a_recipe_can_slow_a_part_of_itself_down():
+    model = Named()
+    model.lr_scales = {"linear.": 0.1}
+    settings = LoopSettings(lr=1.0, warmup=0.0)
+    optimizer = make_optimizer(model, settings)
+    set_learning_rate(optimizer, 0, settings)
+    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    assert (rates[id(model.linear.weight)], rates[id(model.linear.bias)]) == (0.1, 0.1)
+    assert rates[id(model.table)] == 1.0
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_its_end():
