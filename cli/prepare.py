@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from eokit.errors import SetupError, UsageError
 from eokit_cli.options import PATH, common, emit, say
 
 if TYPE_CHECKING:
-    from eokit.data.spec import Source
+    from eokit.data.formats.base import FormatSource
     from eokit.data.writer import WriteResult
 
 SYNTHETIC = "synthetic"
@@ -28,6 +28,7 @@ SYNTHETIC_PATCHES = 16
 @click.argument("source", required=False, type=PATH)
 @click.argument("dest", required=False, type=PATH)
 @click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
+@click.option("--size", default=128, show_default=True, help="Patch size (px) of the synthetic season.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the synthetic season.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc; default: all that are there.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many patches, spread evenly over the folds.")
@@ -45,6 +46,7 @@ def command(
     source: Path | None,
     dest: Path | None,
     synthetic: bool,
+    size: int,
     seed: int,
     modalities: str | None,
     limit: int | None,
@@ -66,9 +68,10 @@ def command(
         source, dest = None, _only_dest(source, dest)
     published = get_format("pastis" if name == SYNTHETIC else name)
     dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
-    write["workers"] = write["workers"] or len(os.sched_getaffinity(0))
+    workers = write["workers"] = write["workers"] or _cores()
     chosen = tuple(part.strip() for part in modalities.split(",")) if modalities else None
-    with _synthetic_tree(dest, limit, seed, quiet) if made else _given_tree(source or find_tree(published)) as tree:
+    season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
+    with _synthetic_tree(dest, season, quiet) if made else nullcontext(source or find_tree(published)) as tree:
         opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
         for note in opened.notes:
             say(f"note: {note}", quiet)
@@ -91,12 +94,7 @@ def _only_dest(source: Path | None, dest: Path | None) -> Path | None:
 
 
 @contextmanager
-def _given_tree(tree: Path) -> Iterator[Path]:
-    yield tree
-
-
-@contextmanager
-def _synthetic_tree(dest: Path, patches: int | None, seed: int, quiet: bool) -> Iterator[Path]:
+def _synthetic_tree(dest: Path, season: dict[str, Any], quiet: bool) -> Iterator[Path]:
     """A synthetic season in the layout of PASTIS-R, beside `dest` while it is being prepared."""
     from eokit.data.synthetic import write_synthetic_pastis
 
@@ -106,12 +104,16 @@ def _synthetic_tree(dest: Path, patches: int | None, seed: int, quiet: bool) -> 
     except OSError as error:
         raise SetupError(f"{dest.parent}: cannot write there ({error.strerror}); give another path") from None
     with folder as path:
-        patches = patches or SYNTHETIC_PATCHES
-        say(f"making a synthetic season of {patches} patches (no real place, no real crop)", quiet)
-        yield write_synthetic_pastis(Path(path) / "PASTIS-R", patches=patches, seed=seed)
+        say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
+        yield write_synthetic_pastis(Path(path) / "PASTIS-R", **season)
 
 
-def _plan(source: Source) -> dict[str, Any]:
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(source: FormatSource) -> dict[str, Any]:
     """What a source holds, counted from its dates and file sizes alone."""
     spec, entries = source.spec, source.entries
     modalities, stored = {}, 0
@@ -135,6 +137,7 @@ def _plan(source: Source) -> dict[str, Any]:
         "folds": sorted({entry.fold for entry in entries}),
         "modalities": modalities,
         "labels": [label.name for label in spec.labels],
+        "notes": list(source.notes),
         "input_bytes": sum(source.input_bytes(entry) for entry in entries),
         "uncompressed_bytes": stored,
     }

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
+from eokit.data.spec import Source
 from eokit.errors import DataError
-
-if TYPE_CHECKING:
-    from eokit.data.writer import Source
 
 OnError = Literal["stop", "skip"]
 
@@ -48,6 +46,12 @@ class FormatInfo:
     tree: str
 
 
+class FormatSource(Source, Protocol):
+    """A source that also says what its copy lacks or which patches it leaves out: one line each."""
+
+    notes: Sequence[str]
+
+
 class Format(Protocol):
     """A module of `eokit.data.formats`: these names at its top level."""
 
@@ -60,7 +64,7 @@ class Format(Protocol):
     @staticmethod
     def open_source(
         path: Path, *, modalities: Sequence[str] | None = None, limit: int | None = None, on_error: OnError = "stop"
-    ) -> Source:
+    ) -> FormatSource:
         """A source for `write_store`, every patch checked as far as file headers tell; DataError with all problems."""
 
     @staticmethod
