@@ -37,7 +37,8 @@ class WriteOptions:
     """How `write_store` works.
 
     layout: how pixels are chunked, see `eokit.data.layout`. workers: processes; 1 works in this one.
-    resume: go on where an interrupted run stopped. overwrite: replace the store at the destination, once the new is whole.
+    resume: go on where an interrupted run stopped.
+    overwrite: replace the store at the destination, once the new one is whole.
     on_error: a sample that cannot be read stops the work, or is left out and listed in the result and the store.
     """
 
