@@ -1,7 +1,7 @@
 """One SYNTHETIC tile: its land, its parcels, its weather, and the images of any window of it.
 
-Called by the writer of the PASTIS layout. A tile is drawn from (seed, number) alone and a patch from (seed, tile, patch),
-so that neither the order nor the number of workers changes a byte.
+Called by the writer of the PASTIS layout. A tile is drawn from (seed, number) alone and a patch from (seed, tile,
+patch), so that neither the order nor the number of workers changes a byte.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ MARGIN = 64
 NODATA = -10000
 """What PASTIS writes where Sentinel-2 saw nothing."""
 
+DATES_AT_ONCE = 6
+"""Dates drawn together: few enough for the caches, enough to spare Python."""
+
 ORBITS = ("s1-asc", "s1-des")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A region: its Sentinel-2 tile, UTM zone, the corner (m) of the synthetic land in it, its climate and field style."""
+    """A region: its Sentinel-2 tile, UTM zone, the corner (m) of the synthetic land in it, its climate and fields."""
 
     tile: str
     epsg: int
@@ -159,6 +162,11 @@ class View:
         """The cover of each pixel, a row of `calendar.COVERS`."""
         return self.tile.surfaces.cover[self.rows][self.row]
 
+    @property
+    def tint(self) -> Array:
+        """How pale the leaves of each pixel are: (h, w), 1 the usual."""
+        return self.tile.surfaces.tint[self.rows][self.row]
+
     def leaf_area(self, days: NDArray[np.integer]) -> tuple[Array, Array, Array]:
         """Green, brown and flower of each pixel, each (T, h, w)."""
         plants = canopy(self.tile.surfaces.take(self.rows), days, self.tile.place.drought)
@@ -168,26 +176,28 @@ class View:
 
 def draw_s2(view: View, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
     """The days (T,) on which the view was seen, and its images (T, 10, h, w) int16, reflectance x 10000."""
-    tile, optics = view.tile, view.tile.optics
-    seen = optics.seen(view.window)
-    dates = np.flatnonzero(seen.any(axis=(1, 2)))
-    days = optics.days[dates]
-    wetness = tile.wetness[days - FIRST_DAY]
-    image = reflectance(Pixels(*view.leaf_area(days), view.cover, _ground(view, rng)), wetness)
-    image[:, ~COARSE] = _blur(image[:, ~COARSE], 0.1)
-    image[:, COARSE] = _blur(_blur(image[:, COARSE], 0.25), 0.25)
+    optics = view.tile.optics
+    dates = np.flatnonzero(optics.seen(view.window).any(axis=(1, 2)))
+    ground = _ground(view, rng)
+    stored = np.empty((len(dates), *ground.shape), dtype=np.int16)
+    for start in range(0, len(dates), DATES_AT_ONCE):
+        stored[start : start + DATES_AT_ONCE] = _see(view, dates[start : start + DATES_AT_ONCE], ground, rng)
+    return optics.days[dates], stored
 
+
+def _see(view: View, dates: NDArray[np.intp], ground: Array, rng: np.random.Generator) -> NDArray[np.int16]:
+    """The images (t, 10, h, w) of some passes: sharp surface, sensor blur, shadows, haze, clouds, noise, swath edge."""
+    tile, optics = view.tile, view.tile.optics
+    days = optics.days[dates]
+    image = reflectance(Pixels(*view.leaf_area(days), view.cover, view.tint, ground), tile.wetness[days - FIRST_DAY])
+    image = _blur(image)
     cloud, shadow = (part[:, None] for part in optics.sky(view.window, dates))
-    lit = 1 - curve("shade")[:, None, None] * shadow
-    image *= lit * optics.gain[dates][:, :, None, None]
+    image *= optics.gain[dates][:, :, None, None] * (1 - curve("shade")[:, None, None] * shadow)
     image += (optics.haze[dates, None] * curve("haze"))[:, :, None, None]
-    bright = curve("cloud")[:, None, None] * (0.65 + 0.6 * cloud)
-    image += (bright - image) * cloud
-    image *= 1 + 0.02 * rng.standard_normal(image.shape, dtype=np.float32)
-    image += 0.0025 * rng.standard_normal(image.shape, dtype=np.float32)
-    stored = np.rint(image * 10000).astype(np.int16)
-    stored[np.broadcast_to(~seen[dates][:, None], stored.shape)] = NODATA
-    return days, stored
+    image += (curve("cloud")[:, None, None] * (0.6 + 0.5 * cloud) - image) * cloud
+    image += (0.0025 + 0.018 * image) * rng.standard_normal(image.shape, dtype=np.float32)
+    stored = np.rint(image * np.float32(10000)).astype(np.int16)
+    return np.where(optics.seen(view.window)[dates][:, None], stored, np.int16(NODATA))
 
 
 def draw_s1(view: View, orbit: str, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
@@ -205,7 +215,7 @@ def draw_s1(view: View, orbit: str, rng: np.random.Generator) -> tuple[NDArray[n
 
 
 def _ground(view: View, rng: np.random.Generator) -> Array:
-    """Dry reflectance of the ground of a view: (10, h, w); soils differ in brightness and tint, roofs from each other."""
+    """Dry reflectance of the ground of a view (10, h, w): soils differ in brightness and tint, roofs one by one."""
     tone = 0.16 * view.tile.tone.window(view.window)
     bright = view.tile.surfaces.soil[view.rows][view.row] * np.exp(tone)
     tint = np.linspace(-0.5, 0.5, len(BANDS), dtype=np.float32)[:, None, None] * tone
@@ -216,13 +226,18 @@ def _ground(view: View, rng: np.random.Generator) -> Array:
     return np.where(water, curve("water")[:, None, None], ground).astype(np.float32)
 
 
-def _blur(image: Array, side: float) -> Array:
-    """A separable three-tap blur of the last two axes: the point spread of the sensor, or of its 20 m grid."""
+def _blur(image: Array) -> Array:
+    """A separable three-tap blur of the last two axes: the point spread of the sensor, wider for its 20 m bands."""
+    side = np.where(COARSE, 0.29, 0.1).astype(np.float32)[:, None, None]
     for axis in (-1, -2):
-        last = image.shape[axis] - 1
-        before = np.take(image, np.maximum(np.arange(last + 1) - 1, 0), axis)
-        after = np.take(image, np.minimum(np.arange(last + 1) + 1, last), axis)
-        image = (1 - 2 * side) * image + side * (before + after)
+        lines = np.moveaxis(image, axis, -1)
+        blurred = lines * (1 - 2 * side)
+        wings = lines * side
+        blurred[..., 1:] += wings[..., :-1]
+        blurred[..., :-1] += wings[..., 1:]
+        blurred[..., 0] += wings[..., 0]
+        blurred[..., -1] += wings[..., -1]
+        image = np.moveaxis(blurred, -1, axis)
     return image
 
 

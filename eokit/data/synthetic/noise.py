@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class SmoothField:
         falloff: float = 0.5,
         count: tuple[int, ...] = (),
     ) -> SmoothField:
-        """Fields over `shape` (H, W) pixels: octaves `spacings` pixels wide, each `falloff` of the last; (*count) of them."""
+        """(*count) fields over `shape` (H, W) pixels: octaves `spacings` pixels wide, each `falloff` of the last."""
         sizes = [tuple(int(edge / spacing) + 4 for edge in shape) for spacing in spacings]
         lattices = tuple(rng.standard_normal((*count, *size), dtype=np.float32) for size in sizes)
         weights = np.array([falloff**octave for octave in range(len(spacings))])
@@ -60,6 +61,7 @@ class SmoothField:
         return np.asarray(total, dtype=np.float32)
 
 
+@lru_cache(maxsize=256)
 def _spline(start: int, length: int, spacing: float) -> tuple[int, NDArray[np.float32]]:
     """The first lattice node that `length` pixels from `start` need, and their weights (length, nodes)."""
     position = (np.arange(start, start + length) + 0.5) / spacing

@@ -34,9 +34,9 @@ FOLDERS = {"s2": "S2", "s1-asc": "S1A", "s1-des": "S1D"}
 
 README = """SYNTHETIC data in the layout of PASTIS-R.
 
-Everything here is drawn by a random generator (eokit.data.synthetic, seed {seed}): the parcels, the crops, the images and
-their clouds. No satellite saw this land and no farmer declared it. Scores on it say whether software works, nothing of
-how well a model maps crops. metadata.geojson carries "synthetic": true.
+A random generator (eokit.data.synthetic, seed {seed}) drew everything here: parcels, crops, images and clouds.
+No satellite saw this land and no farmer declared it. Scores on it say whether software works, nothing of how
+well a model maps crops. metadata.geojson carries "synthetic": true.
 
 TARGET: channel 0 holds the class, channels 1 and 2 are zero. ParcelIDs: ids by tile, one id over patch borders.
 """
@@ -83,7 +83,7 @@ def write_synthetic_pastis(
 
 
 class Written(NamedTuple):
-    """What a patch leaves for the metadata: its properties, footprint in L93, and per modality (count, sum, squares)."""
+    """What a patch leaves for the metadata: properties, footprint in L93, per modality (count, sum, squares)."""
 
     properties: dict[str, Any]
     footprint: list[list[float]]
@@ -122,10 +122,11 @@ def write_patch(folder: Path, season: Season, tile: int, number: int) -> Written
 
 def draw_labels(view: View) -> dict[str, NDArray[np.generic]]:
     """The annotation arrays of a patch by folder and file stem; parcels mostly outside the patch are void."""
-    parcel = np.where(view.row >= 0, view.rows[view.row] - FIRST_CROP + 1, 0).clip(0).astype(np.int32)
+    declared = class_of(view.cover) > 0
+    parcel = np.where(declared, view.rows[view.row] - FIRST_CROP + 1, 0).astype(np.int32)
     inside = np.bincount(view.row.ravel(), minlength=len(view.rows))
-    mostly_outside = (2 * inside < view.tile.area[view.rows]) & (view.rows >= FIRST_CROP)
-    semantic = np.where(mostly_outside[view.row], VOID, class_of(view.cover))
+    mostly_outside = (2 * inside < view.tile.area[view.rows])[view.row] & declared
+    semantic = np.where(mostly_outside, VOID, class_of(view.cover))
     target = np.zeros((3, *parcel.shape), dtype=np.uint8)
     target[0] = semantic
     _, instance = np.unique(np.append(0, parcel), return_inverse=True)  # the 0 in front: background is instance 0
@@ -217,12 +218,12 @@ def _metadata(season: Season, written: list[Written]) -> dict[str, Any]:
 
 def _moments(images: NDArray[np.generic]) -> NDArray[np.float64]:
     """Count, sum and sum of squares of each channel over what is not nodata: (3, C)."""
-    values = images.astype(np.float32)
-    valid = values[:, :1] > NODATA
-    values = np.where(valid, values, 0)
-    sums = values.sum(axis=(2, 3), dtype=np.float64).sum(0)
-    squares = np.einsum("tchw,tchw->c", values, values, dtype=np.float64)
-    return np.stack([np.full(len(sums), valid.sum(), dtype=np.float64), sums, squares])
+    totals = np.zeros((3, images.shape[1]))
+    for image in images:  # one date at a time stays in the cache, and float32 sums stay exact enough
+        pixels = image.reshape(len(image), -1).astype(np.float32)
+        pixels = pixels[:, pixels[0] > NODATA]
+        totals += np.stack([np.full(len(image), pixels.shape[1]), pixels.sum(1), (pixels * pixels).sum(1)])
+    return totals
 
 
 def _norm(season: Season, written: list[Written], modality: str) -> dict[str, dict[str, list[float]]]:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from eokit.data.synthetic.calendar import COVERS, CROPS, FIRST_CROP, NEVER, Crop
 
+UNDECLARED = 0.06
+"""Share of the fields that are grass which nobody declared: background to PASTIS, a meadow to the eye."""
+
 CUTS = 6
 """At most so many cuts of one meadow in a season."""
 
@@ -21,7 +24,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What makes each surface (background kind or parcel) its own; all (S,) but `cuts` (S, CUTS). Days as in calendar."""
+    """What makes each surface (background or parcel) its own; all (S,) but `cuts` (S, CUTS). Days as in calendar."""
 
     cover: NDArray[np.int64]
     shift: Array
@@ -35,6 +38,7 @@ class Surfaces:
     before_end: Array
     after_green: Array
     after_rise: Array
+    tint: Array
     soil: Array
     roughness: Array
 
@@ -61,14 +65,15 @@ def draw_covers(rng: np.random.Generator, parcels: int, tilt: float, flatten: fl
     # Systematic sampling: every crop gets its expected count, rounded up or down, at places that are then shuffled.
     quantile = (np.arange(parcels) + rng.random()) / max(parcels, 1)
     crop = rng.permutation(np.searchsorted(edges, quantile))
-    return np.concatenate([np.arange(FIRST_CROP), FIRST_CROP + crop])
+    crop = np.where(rng.random(parcels) < UNDECLARED, 0, FIRST_CROP + crop)
+    return np.concatenate([np.arange(FIRST_CROP), crop])
 
 
 def draw_surfaces(rng: np.random.Generator, cover: NDArray[np.int64], season_shift: float) -> Surfaces:
     """Every parcel's own calendar, vigour and history. season_shift: days by which the region is late this year."""
     count = len(cover)
     trait = {name: np.array([getattr(COVERS[row], name) for row in cover]) for name in ("jitter", "vigour", "sowing")}
-    shift = season_shift + trait["jitter"] * rng.standard_normal(count)
+    shift = season_shift + 1.25 * trait["jitter"] * rng.standard_normal(count)
     winter = trait["sowing"] < 0
     before_end = np.where(
         winter, trait["sowing"] - 14, np.minimum(10 + 30 * rng.standard_normal(count), trait["sowing"] - 12)
@@ -87,6 +92,7 @@ def draw_surfaces(rng: np.random.Generator, cover: NDArray[np.int64], season_shi
         "before_end": before_end + shift,
         "after_green": _pick(rng, count, (0.0, 0.7, 2.2)) * np.exp(0.2 * rng.standard_normal(count)),
         "after_rise": 28 + 9 * rng.standard_normal(count),
+        "tint": np.exp(0.13 * rng.standard_normal(count)),
         "soil": np.exp(0.1 * rng.standard_normal(count)),
         "roughness": 1.1 * rng.standard_normal(count),
     }

@@ -25,8 +25,8 @@ COARSE = np.array([SENSOR.band(name).gsd > SENSOR.gsd for name in BANDS])
 
 _NODES = (440, 490, 560, 620, 665, 690, 705, 740, 783, 842, 900, 1610, 2190)
 _CURVES = {  # reflectance at the wavelengths above (nm)
-    "soil": (0.065, 0.085, 0.115, 0.14, 0.155, 0.165, 0.172, 0.19, 0.21, 0.235, 0.255, 0.335, 0.285),
-    "green": (0.018, 0.021, 0.050, 0.033, 0.022, 0.040, 0.090, 0.300, 0.405, 0.435, 0.450, 0.195, 0.085),
+    "soil": (0.068, 0.088, 0.117, 0.137, 0.149, 0.158, 0.165, 0.182, 0.202, 0.225, 0.245, 0.33, 0.28),
+    "green": (0.022, 0.026, 0.062, 0.045, 0.031, 0.050, 0.102, 0.305, 0.405, 0.435, 0.450, 0.200, 0.092),
     "straw": (0.060, 0.080, 0.125, 0.155, 0.175, 0.192, 0.205, 0.235, 0.270, 0.305, 0.330, 0.360, 0.235),
     "flower": (0.025, 0.035, 0.190, 0.195, 0.180, 0.195, 0.230, 0.370, 0.440, 0.465, 0.475, 0.210, 0.095),
     "water": (0.040, 0.045, 0.048, 0.036, 0.030, 0.027, 0.025, 0.021, 0.019, 0.017, 0.015, 0.006, 0.004),
@@ -35,7 +35,7 @@ _CURVES = {  # reflectance at the wavelengths above (nm)
     # factors, not reflectances:
     "wetting": (0.60, 0.60, 0.59, 0.59, 0.58, 0.58, 0.58, 0.58, 0.58, 0.57, 0.57, 0.50, 0.44),
     "hiding": (0.72, 0.74, 0.68, 0.72, 0.76, 0.72, 0.62, 0.48, 0.44, 0.42, 0.42, 0.56, 0.66),
-    "shade": (0.52, 0.55, 0.60, 0.63, 0.66, 0.67, 0.68, 0.70, 0.72, 0.73, 0.74, 0.80, 0.82),
+    "shade": (0.42, 0.45, 0.49, 0.51, 0.53, 0.54, 0.55, 0.57, 0.58, 0.59, 0.60, 0.66, 0.68),
     "haze": (1.00, 0.80, 0.50, 0.38, 0.30, 0.27, 0.25, 0.20, 0.17, 0.14, 0.11, 0.02, 0.01),
 }
 
@@ -65,12 +65,14 @@ OPEN_ROWS = np.array([cover.bare_rows for cover in COVERS], dtype=np.float32)
 
 
 class Pixels(NamedTuple):
-    """The leaf areas of every pixel (T, H, W), its cover (H, W) and the ground under it (10, H, W), dry reflectance."""
+    """The leaf areas of every pixel (T, H, W), its cover (H, W), the paleness of its leaves
+    (H, W, 1 the usual) and the ground under it (10, H, W), dry reflectance."""
 
     green: Array
     brown: Array
     flower: Array
     cover: NDArray[np.int64]
+    tint: Array
     ground: Array
 
 
@@ -85,6 +87,8 @@ def reflectance(pixels: Pixels, wetness: Array) -> Array:
     bands = zip(*(curve(name) for name in ("straw", "flower", "wetting", "hiding")), strict=True)
     for band, (straw, flower, wetting, hiding) in enumerate(bands):
         leaf = LEAF[pixels.cover, band]
+        if WAVELENGTHS[band] < 720:  # chlorophyll absorbs on this side of the red edge
+            leaf = leaf * pixels.tint
         leaves = straw + (leaf - straw) * green_share + (flower - leaf) * yellow
         soil = pixels.ground[band] * (1 - (1 - wetting) * wetness)[:, None, None]
         seen = (1 - open_rows) * (1 - np.exp(-hiding * total))

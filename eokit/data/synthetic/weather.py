@@ -47,8 +47,8 @@ def draw_wetness(rng: np.random.Generator) -> Array:
 class Optics:
     """The Sentinel-2 passes over a tile; arrays are (T,).
 
-    cover: cloud fraction. opacity: of a cloud's core. softness: of its edge. shift: (T, 2) pixels (rows, columns) from a
-    cloud to its shadow. edge: pixel column (at row 0) where the swath ends, inf where it covers the tile. haze: path
+    cover: cloud fraction. opacity: of a cloud's core. softness: of its edge. shift: (T, 2) pixels (rows, columns) from
+    a cloud to its shadow. edge: pixel column (at row 0) where the swath ends, inf where it covers the tile. haze: path
     reflectance at 440 nm. gain: (T, 10) error left by the atmospheric correction.
     """
 
@@ -118,7 +118,7 @@ def draw_optics(
 
 
 def draw_radar_days(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-    """About `count` days of one Sentinel-1 orbit: every 6 days, or 12 where that is enough, with a pass or two missing."""
+    """About `count` days of one Sentinel-1 orbit: every 6 days, or 12 where that is enough, a few missing."""
     span = LAST_DAY - FIRST_DAY
     repeat = 2 * REPEAT_S1 if count <= span // (2 * REPEAT_S1) else REPEAT_S1
     days = np.arange(FIRST_DAY + int(rng.integers(repeat)), LAST_DAY + 1, repeat)
@@ -129,7 +129,7 @@ def draw_radar_days(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
 
 
 def _optical_days(rng: np.random.Generator, dates: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The sorted days of a tile's passes, and which of them are of the neighbouring orbit, seen by a part of the tile."""
+    """The sorted days of a tile's passes, and which of them are of the next orbit, which sees a part of the tile."""
     low, high = dates
     start = FIRST_DAY + int(rng.integers(REPEAT_S2))
     main = np.arange(start, LAST_DAY + 1, REPEAT_S2)
@@ -152,7 +152,7 @@ def _optical_days(rng: np.random.Generator, dates: tuple[int, int]) -> tuple[NDA
 def _cloud_cover(rng: np.random.Generator, days: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cloud fractions (T,): U-shaped, many clear and some overcast, cloudier in winter."""
     winter = 0.5 + 0.5 * np.cos(2 * np.pi * (days - 5) / 365)
-    cover = rng.beta(0.32, 1.0 - 0.35 * winter)
+    cover = rng.beta(0.26, 1.25 - 0.45 * winter)
     return np.where(cover < 0.03, 0.0, cover)
 
 
