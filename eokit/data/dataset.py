@@ -66,8 +66,8 @@ class SampleDataset(Dataset[Sample]):
     ) -> None:
         """`crop`: edge in pixels of the first modality of `preprocessing`; the others and targets are cut alike.
 
-        WeightsError when the store's sensors or bands are not those of `preprocessing`; DataError when it lacks one of them;
-        ArgumentError when a crop does not fall on whole pixels of every modality.
+        WeightsError when the store's sensors or bands are not those of `preprocessing`, DataError when it lacks one of
+        them or a target, ArgumentError when a crop does not fall on whole pixels of every modality.
         """
         self.store = Store.open(store_path)
         self.indices = np.asarray(indices, np.int64)
