@@ -82,6 +82,11 @@ def load_recipe(path: Path, recipe: nn.Module) -> None:
     load_strict(recipe, _part(_read(path)[1], "recipe."), str(path))
 
 
+def resume_from(text: str) -> bool | Path:
+    """The command line's `--resume` as `find_start` takes it: none, auto or a path."""
+    return {"none": False, "auto": True}.get(text, Path(text))
+
+
 def find_start(run: Path, resume: bool | Path) -> Path | None:
     """The checkpoint that run folder `run` goes on from; None starts it.
 

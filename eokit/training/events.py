@@ -128,6 +128,16 @@ class Clock:
         else:
             self.waited += now - before
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time in this context (validating, saving) is no part of any step."""
+        before = time.perf_counter()
+        yield
+        spent = time.perf_counter() - before
+        self._mark += spent
+        if self._steady is not None:
+            self._steady += spent
+
     def lap(self, samples: int) -> dict[str, float]:
         """Samples a second and share of the time spent waiting since the last lap."""
         now = time.perf_counter()

@@ -135,7 +135,7 @@ class Run:
     def validate(self, recipe: nn.Module, validation: Validation) -> bool:
         """Score the recipe; whether it is the best so far."""
         recipe.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.clock.aside():
             figures = self._team.agree(validation.run())
         recipe.train()
         state, metric = self.state, float(figures[validation.metric])
@@ -152,8 +152,9 @@ class Run:
         """Write a checkpoint and drop those that are no longer kept."""
         if self._team.first:
             folder = self.path / FOLDER
-            self._newest = save_checkpoint(folder, self.state, recipe, optimizer, self._about.settings)
-            prune(folder, self._loop.keep, self.state.best_step)
+            with self.clock.aside():
+                self._newest = save_checkpoint(folder, self.state, recipe, optimizer, self._about.settings)
+                prune(folder, self._loop.keep, self.state.best_step)
             self._events.write("saved", self.state.step, checkpoint=self._newest.name)
 
     def interrupted(self, cause: str) -> str:
@@ -169,7 +170,7 @@ class Run:
             load_recipe(self.path / FOLDER / step_name(state.best_step), recipe)
         self._events.write("end", state.step, seconds=self.clock.seconds, data_wait=self.clock.share)
         if not self._figures:  # nothing was left to do
-            told = next(reversed(read_events(self.path, "train")), {})
+            told: dict[str, Any] = next(reversed(read_events(self.path, "train")), {})
             self._figures = {name: value for name, value in told.items() if name not in SPEED}
         return FitResult(
             step=state.step,

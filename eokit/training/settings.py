@@ -19,18 +19,24 @@ class LoopSettings(Settings):
     linear warm-up then cosine (I-JEPA's schedule, scaled down); `clip` is DINOv2's.
     """
 
-    steps: int = Field(1000, gt=0, description="optimiser steps of the whole run")
-    batch_size: int = Field(32, gt=0, description="samples a step, over all processes and micro-batches")
-    lr: float = Field(2.5e-4, gt=0, description="highest learning rate")
-    final_lr: float = Field(1e-6, ge=0, description="learning rate at the last step")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    weight_decay: float = Field(0.05, ge=0, description="not applied to biases, norms, tokens and position tables")
-    clip: float | None = Field(3.0, gt=0, description="highest norm of the gradient; null: no clipping")
-    accumulate: int = Field(1, gt=0, description="micro-batches a step")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on CUDA, fp32 on CPU")
-    seed: int = Field(0, ge=0)
-    workers: int | None = Field(None, ge=0, description="loader processes per process; null: the idle cores, at most 8")
-    log_every: int = Field(10, gt=0, description="steps between two events")
-    save_every: int = Field(500, gt=0, description="steps between two checkpoints")
-    keep: int = Field(3, gt=0, description="checkpoints kept, the best one comes on top")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    steps: int = Field(default=1000, gt=0, description="optimiser steps of the whole run")
+    batch_size: int = Field(default=32, gt=0, description="samples a step, over all processes and micro-batches")
+    lr: float = Field(default=2.5e-4, gt=0, description="highest learning rate")
+    final_lr: float = Field(default=1e-6, ge=0, description="learning rate at the last step")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="not applied to biases, norms, tokens and position tables"
+    )
+    clip: float | None = Field(default=3.0, gt=0, description="highest norm of the gradient; null: no clipping")
+    accumulate: int = Field(default=1, gt=0, description="micro-batches a step")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 autocast on CUDA, fp32 on CPU"
+    )
+    seed: int = Field(default=0, ge=0)
+    workers: int | None = Field(
+        default=None, ge=0, description="loader processes per process; null: the idle cores, at most 8"
+    )
+    log_every: int = Field(default=10, gt=0, description="steps between two events")
+    save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
+    keep: int = Field(default=3, gt=0, description="checkpoints kept, the best one comes on top")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")

@@ -1,0 +1,143 @@
+"""`eokit pretrain`: train an encoder on a store, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eokit_cli.options import PATH, common, emit, say, settings_options
+
+if TYPE_CHECKING:
+    from eokit.training.pretrain import PretrainResult, PretrainSettings
+
+LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
+"""Options that are settings of the loop."""
+
+
+@click.command()
+@click.option("--model", metavar="FAMILY", help="Model family.  [default: cropsts]")
+@click.option("--preset", help="tiny (for a CPU), parcel (40 m patches), paper (160 m patches).  [default: tiny]")
+@click.option("--data", type=PATH, metavar="STORE", help="The store.  [default: the only ./data/*.zarr]")
+@click.option("--out", type=PATH, metavar="DIR", help="Folder of the run.  [default: ./runs/MODEL-TIME]")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.  [default: by preset]")
+@click.option("--epochs", type=float, help="Passes over the samples, instead of --steps.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Samples a step, over all processes.")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: 2.5e-4]")
+@click.option("--folds", metavar="1,2-3", help="Train on these.  [default: all but the last two]")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many samples.")
+@click.option("--workers", type=click.IntRange(min=0), help="Loader processes.  [default: the idle cores, at most 8]")
+@click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
+@click.option("--resume", metavar="auto|none|CHECKPOINT", help="Go on with the run in --out.  [default: none]")
+@click.option("--dry-run", is_flag=True, help="Print parameters, memory and time of a step; write nothing.")
+@settings_options
+@common
+def command(
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Pretrain an encoder on the series of a store: it learns to predict parcels that are hidden from it.
+
+    Writes DIR/bundle (for finetune, evaluate and predict), DIR/events.jsonl, DIR/curves.png and checkpoints. With
+    --resume auto the settings are those of the run in --out, so that nothing else need be typed again.
+    """
+    settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
+    from eokit.training.distributed import is_first
+    from eokit.training.pretrain import pretrain, try_out
+
+    if dry_run:
+        plan, cost = try_out(settings)
+        facts = {"settings": plan.settings.model_dump(mode="json"), "notes": plan.notes, **vars(cost)}
+        facts |= {"memory_bytes": cost.memory_bytes, "total_seconds": cost.steps * cost.step_seconds}
+        emit(facts, as_json, lambda: _dry_text(facts))
+        return
+    result = pretrain(settings)
+    if is_first():
+        picture = _draw(result, quiet)
+        emit(_plain(result, picture), as_json, None if quiet else lambda: _text(result, picture))
+
+
+def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, ...]) -> PretrainSettings:
+    """Settings from --config or, when a run goes on, from its own settings.yaml; then options, then -o."""
+    from eokit.config import load_settings
+    from eokit.data.folds import parse_folds
+    from eokit.training.pretrain import PretrainSettings
+    from eokit.training.run import SETTINGS_FILE
+
+    if config is None and given["out"] and given["resume"] not in (None, "none"):
+        kept = given["out"] / SETTINGS_FILE
+        config = kept if kept.is_file() else None
+    loop = [f"loop.{key}={given[key]}" for key in LOOP if given[key] is not None]
+    rest = {key: value for key, value in given.items() if key not in LOOP}
+    rest["folds"] = parse_folds(rest["folds"]) if rest["folds"] else None
+    return load_settings(PretrainSettings, config, (*loop, *overrides), rest)
+
+
+def _draw(result: PretrainResult, quiet: bool) -> Path | None:
+    """The curves of the run, where matplotlib is installed."""
+    from eokit.errors import SetupError
+    from eokit.viz.curves import draw_curves
+
+    run, settings = result.bundle.parent, result.settings
+    title = f"{settings.model} {settings.preset}, pretraining"
+    try:
+        return draw_curves(run, run / "curves.png", title=title, synthetic=result.synthetic)
+    except SetupError as error:
+        say(f"no curves: {error}", quiet)
+        return None
+
+
+def _plain(result: PretrainResult, picture: Path | None) -> dict[str, Any]:
+    return {
+        "bundle": str(result.bundle),
+        "run": str(result.bundle.parent),
+        "curves": str(picture) if picture else None,
+        "masks": result.masks,
+        "synthetic": result.synthetic,
+        "settings": result.settings.model_dump(mode="json"),
+        **vars(result.fit),
+    }
+
+
+def _text(result: PretrainResult, picture: Path | None) -> str:
+    run, data, figures = result.bundle.parent, result.settings.data, result.fit.figures
+    shown = "  ".join(
+        f"{name} {figures[name]:.4g}" for name in ("loss", "feature_std", "effective_rank") if name in figures
+    )
+    return "\n".join(
+        [
+            f"{result.fit.step} steps in {result.fit.seconds:.0f} s, {result.fit.data_wait:.1%} of it waiting for data",
+            shown,
+            f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""),
+            *([f"curves  {picture}"] if picture else []),
+            f"next: eokit evaluate {result.bundle} --data {data}; eokit finetune {run} --data {data}",
+        ]
+    )
+
+
+def _dry_text(facts: dict[str, Any]) -> str:
+    step, total = facts["step_seconds"], facts["total_seconds"]
+    state, activations = facts["state_bytes"] / 1e9, facts["activation_bytes"] / 1e9
+    return "\n".join(
+        [
+            *facts["notes"],
+            f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['trained'] / 1e6:.2f} M of them trained",
+            f"memory      about {state + activations:.2f} GB a process: {state:.2f} GB of state,"
+            f" {activations:.2f} GB for {facts['micro_batch']} samples at once",
+            f"time        about {step:.3g} s a step on {facts['device']}, {facts['steps']} steps in {_duration(total)}",
+            "nothing was written",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
