@@ -78,4 +78,4 @@ def _text(result: Any) -> str:
     if result.synthetic:
         lines.append("SYNTHETIC data or model")
     paths = (("map", result.path), ("confidence", result.confidence), ("picture", result.picture))
-    return "\n".join(lines + [f"{name:<12}{path}" for name, path in paths if path])
+    return "\n".join(lines + [f"{name:<12}{path}" for name, path in paths])

@@ -1,7 +1,7 @@
 """Writes the two finished maps as Cloud-Optimized GeoTIFFs: classes with colours and names, and the confidence.
 
-Two files, because GIS programs honour a colour table only in a file of one band. Class names go into the file's own tags and
-into the `.aux.xml` beside it, where GDAL and QGIS look for category names.
+Two files, because GIS programs honour a colour table only in a file of one band. Class names go into the file's own
+tags and into the `.aux.xml` beside it, where GDAL and QGIS look for category names.
 """
 
 from __future__ import annotations

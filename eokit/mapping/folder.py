@@ -1,7 +1,7 @@
 """From a folder of GeoTIFFs to one scene: which file is which date, which band is which, and whether they fit.
 
-Called by `eokit.mapping.predict`. All files must share one grid; nothing is resampled. Everything that can be wrong with
-the headers is refused here, before any work.
+Called by `eokit.mapping.predict`. All files must share one grid; nothing is resampled. Everything that can be wrong
+with the headers is refused here, before any work.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from eokit.mapping.names import band_of, date_of, days_since_epoch, without_band
 from eokit.mapping.scene import Area, Placed, pixel_sides
 
 SUFFIXES = (".tif", ".tiff")
+ANY = ""
+"""In place of a modality: files in no subfolder, whose bands tell what they are."""
 
 
 def open_folder(folder: Path, preprocessing: Preprocessing, reading: Reading) -> Area:
@@ -33,18 +35,15 @@ def open_folder(folder: Path, preprocessing: Preprocessing, reading: Reading) ->
     for file in everything[1:]:
         _same_grid(everything[0], file)
     notes: list[str] = []
-    images: dict[str, list[Image]] = {}
-    if None in files:
-        modality, images_of_it = _recognise(files[None], preprocessing, reading, notes)
-        images[modality] = images_of_it
+    if ANY in files:
+        images = _recognise(files[ANY], preprocessing, reading, notes)
     else:
-        for key, row in files.items():
-            images[str(key)] = _images(row, preprocessing.inputs[str(key)], reading, notes)
+        images = {key: _images(row, preprocessing.inputs[key], reading, notes) for key, row in files.items()}
     missing = [key for key in preprocessing.inputs if key not in images]
     if missing:
         notes.append(f"no {', '.join(missing)} in {folder}: the map is drawn from {', '.join(images)} alone")
-    for modality, row in images.items():
-        _check_scale(row[0], preprocessing.inputs[modality], reading)
+    for modality, dated in images.items():
+        _check_scale(dated[0], preprocessing.inputs[modality], reading)
     scene = GeotiffScene(str(folder), images, preprocessing, reading)
     return _area(scene, images, preprocessing, reading, notes)
 
@@ -85,17 +84,17 @@ def _area(
     )
 
 
-def _group(folder: Path, preprocessing: Preprocessing) -> dict[str | None, list[Path]]:
-    """Files by modality where subfolders are named so, else all under None."""
+def _group(folder: Path, preprocessing: Preprocessing) -> dict[str, list[Path]]:
+    """Files by modality where subfolders are named so, else all under `ANY`."""
     by_name = {key: _tiffs(folder / key) for key in preprocessing.inputs if (folder / key).is_dir()}
     found = {key: paths for key, paths in by_name.items() if paths}
     if found:
-        return dict(found)
+        return found
     paths = _tiffs(folder)
     if not paths:
         wanted = ", ".join(f"{key}/" for key in preprocessing.inputs)
         raise DataError(f"{folder}: no GeoTIFF here ({' '.join(SUFFIXES)}), nor in subfolders named {wanted}")
-    return {None: paths}
+    return {ANY: paths}
 
 
 def _tiffs(folder: Path) -> list[Path]:
@@ -177,8 +176,8 @@ def _short(value: Any) -> str:
 
 def _recognise(
     files: Sequence[File], preprocessing: Preprocessing, reading: Reading, notes: list[str]
-) -> tuple[str, list[Image]]:
-    """The first modality of the model whose bands the files have."""
+) -> dict[str, list[Image]]:
+    """The images as the first modality of the model whose bands the files have."""
     failures = []
     for modality, one in preprocessing.inputs.items():
         own: list[str] = []
@@ -188,7 +187,7 @@ def _recognise(
             failures.append(error)
             continue
         notes += own
-        return modality, images
+        return {modality: images}
     raise failures[0]
 
 

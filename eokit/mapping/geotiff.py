@@ -1,8 +1,8 @@
 """Dated GeoTIFFs on one grid, read a window at a time into the numbers that a store would hold.
 
 Made by `eokit.mapping.folder`. A pixel counts as unseen where any band is the file's nodata, NaN, <= -10000 or masked,
-and where all bands of an optical sensor are 0 (the convention of Sentinel-2 L2A; the same holds for a declared nodata of
-0, since single bands do reach 0 over dark water).
+and where all bands of an optical sensor are 0 (the convention of Sentinel-2 L2A; the same holds for a declared nodata
+of 0, since single bands do reach 0 over dark water).
 """
 
 from __future__ import annotations

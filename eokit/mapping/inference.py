@@ -26,7 +26,8 @@ from eokit.mapping.tiles import Tile
 from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
 from eokit.tasks.segmentation import SegmentationModel
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,12 @@ def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int
     """Read and normalise tiles; dates that show nothing of a tile and tiles that no date shows are left out."""
     kept, masks, samples = [], [], []
     for tile in tiles:
-        series, seen = {}, np.zeros((tile.window.height, tile.window.width), bool)
-        for modality in tile.scene.days:
-            series[modality], shown = _series(tile, modality, preprocessing, patch_size)
-            seen |= shown
+        read = {key: _series(tile, key, preprocessing, patch_size) for key in tile.scene.days}
+        seen: np.ndarray = np.any([shown for _, shown in read.values()], axis=0)
         if seen.any():
             kept.append(tile)
             masks.append(seen)
-            samples.append(Sample(series, Where(tile.scene.name)))
+            samples.append(Sample({key: series for key, (series, _) in read.items()}, Where(tile.scene.name)))
     batch = collate(samples) if samples else None
     return Prepared(tuple(kept), np.array(masks), batch, len(tiles))
 
@@ -105,7 +104,7 @@ def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int
 def _series(tile: Tile, modality: str, preprocessing: Preprocessing, patch_size: int) -> tuple[Series, np.ndarray]:
     """One modality of a tile, padded with unseen pixels to whole patches, and where (h, w) any date shows it."""
     values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window))
-    shown = valid.any(axis=0)
+    shown: np.ndarray = valid.any(axis=0)
     dates = np.flatnonzero(valid.any(axis=(1, 2)))
     dates = dates if len(dates) else np.arange(min(1, len(valid)))
     edges = (0, -tile.window.width % patch_size, 0, -tile.window.height % patch_size)
@@ -128,7 +127,7 @@ def probabilities(predictor: Predictor, prepared: Prepared) -> np.ndarray:
 
 
 def read_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
-    """`map(make, items)` in order, with `workers` threads at work on the next items; 0 makes each when it is asked for."""
+    """`map(make, items)` in order, with `workers` threads at work on the next items; 0: each when it is asked for."""
     if workers < 1:
         yield from map(make, items)
         return

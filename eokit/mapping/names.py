@@ -94,7 +94,7 @@ def band_of(text: str | None, bands: tuple[str, ...]) -> str | None:
 
 
 def without_band(stem: str, band: str) -> str:
-    """`stem` with the word that names `band` left out, so that the files of one image can be told to belong together."""
+    """`stem` with the word that names `band` left out, so that the files of one image are seen to belong together."""
     return " ".join(word for word in _words(stem) if _canonical(word) != _canonical(band))
 
 

@@ -1,7 +1,7 @@
 """The samples of a store as scenes: one area per coordinate system, each sample where it lies.
 
-Called by `eokit.mapping.predict`. Samples may overlap and leave gaps; a sample off the common pixel grid is moved to the
-nearest pixel.
+Called by `eokit.mapping.predict`. Samples may overlap and leave gaps; a sample off the common pixel grid is moved to
+the nearest pixel.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence
     for sample, grid in zip(samples, grids, strict=True):
         if not np.allclose(grid[[0, 1, 3, 4]], (a, b, d, e), rtol=1e-6) or abs(b) + abs(d) > 1e-9 * abs(a) or e > 0:
             raise DataError(
-                f"{store.path}: sample {store.ids[sample]} has pixels {tuple(grid[[0, 1, 3, 4]])}, expected the north-up"
-                f" {a:g} x {e:g} of sample {store.ids[samples[0]]}; map them apart (--folds, --limit)"
+                f"{store.path}: sample {store.ids[sample]} has pixels {tuple(grid[[0, 1, 3, 4]])}, expected the"
+                f" north-up {a:g} x {e:g} of sample {store.ids[samples[0]]}; map them apart (--folds, --limit)"
             )
     height, width = store.modalities[modalities[0]].shape[1:]
     left, top = grids[:, 2].min(), grids[:, 5].max()
@@ -97,8 +97,8 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence
     size = int(rows.max()) + height, int(columns.max()) + width
     if size[0] * size[1] > LARGEST:
         raise DataError(
-            f"{store.path}: the samples in {crs} span {size[0]:,} x {size[1]:,} pixels, at most {LARGEST:,} are drawn as"
-            " one map; choose fewer (--folds, --limit)"
+            f"{store.path}: the samples in {crs} span {size[0]:,} x {size[1]:,} pixels, at most {LARGEST:,} are drawn"
+            " as one map; choose fewer (--folds, --limit)"
         )
     scenes = tuple(
         Placed(PatchScene(store, sample, modalities), int(row), int(column))

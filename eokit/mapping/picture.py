@@ -1,4 +1,4 @@
-"""The PNG beside a map: reads the finished maps and the clearest date thinned out, and hands them to `eokit.viz.map`."""
+"""What the PNG beside a map shows: the finished maps and the clearest date, thinned out for `eokit.viz.map`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _view(area: Area, out: Path, preprocessing: Preprocessing, title: str, windo
 def _true_colour(
     scenes: Sequence[Placed], preprocessing: Preprocessing, window: Window, size: tuple[int, int], thin: int
 ) -> tuple[np.ndarray | None, list]:
-    """(h, w, 3) uint8 of the clearest date of every scene in `window`, and those dates; None where no sensor sees colour."""
+    """(h, w, 3) uint8 of the clearest date of each scene in `window`, and those dates; None where none sees colour."""
     canvas = np.full((3, *size), NODATA, np.int16)
     days = set()
     for one in scenes:

@@ -3,8 +3,8 @@
     OUT.tif.partial/classes.raw, confidence.raw   (height, width) uint8, each byte XOR 255
     OUT.tif.partial/progress.json                 rows done, and what the map is made of
 
-Rows are written and flushed before they are counted as done, so what progress.json says is true whenever the run stops. The
-XOR makes the holes of a sparse file (zeros) read as 255, which is nodata.
+Rows are written and flushed before they are counted as done, so what progress.json says is true whenever the run stops.
+The XOR makes the holes of a sparse file (zeros) read as 255, which is nodata.
 """
 
 from __future__ import annotations

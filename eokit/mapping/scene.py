@@ -68,8 +68,8 @@ class Area:
 def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[float, float]:
     """Height and width in metres of a pixel of row `row`.
 
-    On a geographic grid: the length of a degree on the WGS 84 ellipsoid at the row's latitude, from the meridian and the
-    prime-vertical radius of curvature.
+    On a geographic grid: the length of a degree on the WGS 84 ellipsoid at the row's latitude, from the meridian and
+    the prime-vertical radius of curvature.
     """
     from rasterio.crs import CRS
 

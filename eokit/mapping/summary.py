@@ -32,7 +32,7 @@ class MapResult:
 
     path: Path
     confidence: Path
-    picture: Path | None
+    picture: Path
     crs: str
     size: tuple[int, int]
     classes: tuple[ClassArea, ...]

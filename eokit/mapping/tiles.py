@@ -28,7 +28,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Strip:
-    """Tiles that begin in the same rows of the map; `top`: the first row that any of them touches."""
+    """Tiles that begin in about the same row of the map, by shape and from left to right.
+
+    `top`: the first row that any of them touches; `bottom`: the first row that none of them touches.
+    """
 
     top: int
     bottom: int
@@ -45,7 +48,10 @@ def check_tiling(tile: int, overlap: int, patch_size: int) -> None:
 
 
 def plan_strips(scenes: Sequence[Placed], tile: int, overlap: int) -> list[Strip]:
-    """All tiles of `scenes`, in strips from the top of the map to its bottom, from left to right in each."""
+    """All tiles of `scenes`, in strips from the top of the map to its bottom.
+
+    Samples of a store begin in any row: what begins within half a step shares a strip, so that batches are full.
+    """
     step = tile - overlap
     tiles = [
         Tile(one.scene, Window(top, left, height, width), one.top + top, one.left + left)
@@ -53,16 +59,22 @@ def plan_strips(scenes: Sequence[Placed], tile: int, overlap: int) -> list[Strip
         for top, height in _cuts(one.scene.height, tile, step)
         for left, width in _cuts(one.scene.width, tile, step)
     ]
-    tiles.sort(key=lambda one: (one.top // step, one.window.height, one.window.width, one.left, one.top))
-    strips = []
-    for _, group in groupby(tiles, key=lambda one: one.top // step):
-        row = tuple(group)
-        strips.append(Strip(min(t.top for t in row), max(t.top + t.window.height for t in row), row))
-    return strips
+    tiles.sort(key=lambda one: one.top)
+    rows: list[list[Tile]] = []
+    for one in tiles:
+        if not rows or one.top - rows[-1][0].top > step // 2:
+            rows.append([])
+        rows[-1].append(one)
+    return [_strip(row) for row in rows]
+
+
+def _strip(row: list[Tile]) -> Strip:
+    bottom = max(one.top + one.window.height for one in row)
+    return Strip(row[0].top, bottom, tuple(sorted(row, key=lambda one: (one.window[2:], one.left, one.top))))
 
 
 def batches(tiles: Sequence[Tile], size: int) -> Iterator[list[Tile]]:
-    """Runs of at most `size` tiles of one shape. They never cross a strip, so that a continued map has the same ones."""
+    """Runs of at most `size` tiles of one shape. None crosses a strip, so that a continued map has the same ones."""
     for _, group in groupby(tiles, key=lambda one: one.window[2:]):
         row = list(group)
         for start in range(0, len(row), size):
@@ -112,7 +124,7 @@ class Blender:
     def advance(self, top: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Hand out the rows above `top` as (first row, classes (h, W), confidence (h, W)), and forget them.
 
-        classes: uint8, the most probable one, `UNSEEN` where no tile saw the pixel. confidence: its probability, 0..100.
+        classes: uint8, the most probable one, `UNSEEN` where no tile saw the pixel. confidence: its share, 0..100.
         """
         rows = min(top - self._top, len(self._weights))
         if rows > 0:

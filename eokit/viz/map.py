@@ -52,7 +52,7 @@ def draw_map(path: Path, views: Sequence[View], legend: Sequence[LegendEntry], t
     heights = [min(1.6, _aspect(view)) * width + 0.35 for view in views]
     figure = Figure(figsize=(columns * width + 2.6, max(sum(heights) + 0.5, 3.4)), layout="constrained")
     grid = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
-    shown = None
+    shown: Any = None
     for row, view in zip(grid, views, strict=True):
         for axes in row:
             axes.set(xticks=[], yticks=[])
@@ -97,7 +97,7 @@ def _draw_classes(axes: Any, view: View, legend: Sequence[LegendEntry]) -> None:
 
 def _draw_confidence(axes: Any, view: View) -> Any:
     masked = np.ma.masked_equal(view.confidence, UNSEEN)
-    axes.set_facecolor(tuple(part / 255 for part in UNSEEN_COLOUR))
+    axes.set_facecolor(_fraction(UNSEEN_COLOUR))
     axes.set_title("confidence", fontsize=8)
     aspect = view.metres[0] / view.metres[1]
     return axes.imshow(masked, cmap="viridis", vmin=0, vmax=100, aspect=aspect, interpolation="nearest")
@@ -128,15 +128,19 @@ def _draw_legend(figure: Any, legend: Sequence[LegendEntry], unseen: bool) -> No
 
     patches = [
         Patch(
-            facecolor=[part / 255 for part in entry.colour],
+            facecolor=_fraction(entry.colour),
             edgecolor="0.4",
             label=f"{entry.name}  {_percent(entry.share)}",
         )
         for entry in legend
     ]
     if unseen:
-        patches.append(Patch(facecolor=[part / 255 for part in UNSEEN_COLOUR], edgecolor="0.4", label="not seen"))
+        patches.append(Patch(facecolor=_fraction(UNSEEN_COLOUR), edgecolor="0.4", label="not seen"))
     figure.legend(handles=patches, loc="outside right upper", fontsize=8, frameon=False)
+
+
+def _fraction(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
 def _percent(share: float) -> str:
