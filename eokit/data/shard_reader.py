@@ -25,7 +25,7 @@ KEPT_INDEXES = 4096
 """Shard indexes remembered by one reader (8 KiB each for 512 chunks)."""
 
 _COPY_BYTES = 64
-"""Pixel rows that are whole multiples of this are copied as items of that size: numpy is a third faster at it."""
+"""Lines of pixels that are multiples of this are copied as items of that size: numpy is a third faster at it."""
 
 _scratch = threading.local()
 
@@ -38,14 +38,12 @@ class Run(NamedTuple):
     count: int
 
 
-class Tile(NamedTuple):
-    """The part of a chunk that a window wants (y, x within the chunk) and where it goes in the output (Y, X)."""
+class Cut(NamedTuple):
+    """Along one axis: the part `at` of chunk `number` that a window wants, and where it goes in the output."""
 
     number: int
-    y: slice
-    x: slice
-    to_y: slice
-    to_x: slice
+    at: slice
+    to: slice
 
 
 class ShardedArray:
@@ -72,11 +70,11 @@ class ShardedArray:
         """(len(rows), [C,] h, w): the given rows in the given order, and of each the window (y0, y1, x0, x1)."""
         y0, y1, x0, x1 = window or (0, self.shape[-2], 0, self.shape[-1])
         if not self._known:
-            return self._read_by_zarr(rows, (slice(y0, y1), slice(x0, x1)))
+            return self._read_by_zarr(rows, slice(y0, y1), slice(x0, x1))
         middle = self.shape[1:-2]
         # Three-axis label arrays are read as one band.
         out = np.empty((len(rows), prod(middle), y1 - y0, x1 - x0), self.dtype)
-        tiles = list(self._tiles((y0, y1, x0, x1)))
+        tiles = (_cuts(y0, y1, self._chunk[-2]), _cuts(x0, x1, self._chunk[-1]))
         per_shard = self._grid[0]
         current, file = -1, -1
         try:
@@ -84,36 +82,43 @@ class ShardedArray:
                 shard, depth = divmod(chunk, per_shard)
                 if shard != current:
                     file, current = self._reopen(file, shard), shard
-                self._read_chunks(file, shard, depth, runs, tiles, out)
+                self._read_layer(file, shard, depth, runs, tiles, out)
         finally:
             if file >= 0:
                 os.close(file)
         return out.reshape(len(rows), *middle, y1 - y0, x1 - x0)
 
-    def _read_chunks(
-        self, file: int, shard: int, depth: int, runs: list[Run], tiles: list[Tile], out: np.ndarray
+    def _read_layer(
+        self, file: int, shard: int, depth: int, runs: list[Run], tiles: tuple[list[Cut], list[Cut]], out: np.ndarray
     ) -> None:
-        """All tiles of one chunk layer in time: fetch, check, decode, put in place."""
-        numbers = [depth * prod(self._grid[1:]) + tile.number for tile in tiles]
-        places = self._index(file, shard)[numbers] if file >= 0 else None
-        if places is not None:
-            _announce(file, places)
-        shape = (self._chunk[0], out.shape[1], *self._chunk[-2:])
-        for position, tile in enumerate(tiles):
-            if places is None or places[position, 0] == EMPTY:
-                for run in runs:
-                    out[run.dst : run.dst + run.count, :, tile.to_y, tile.to_x] = self._fill
-                continue
-            offset, length = (int(number) for number in places[position])
-            frame = self._fetch(file, shard, numbers[position], offset, length)
-            direct = _contiguous_target(out, runs, tile, shape)
-            chunk = _scratch_chunk(shape, self.dtype) if direct is None else direct
-            try:
-                _decode(frame, runs, chunk)
-            except (RuntimeError, ValueError, struct.error) as error:
-                raise self._damaged(shard, numbers[position], f"does not decode ({error})") from None
-            if direct is None:
-                _copy(chunk, runs, tile, out)
+        """All chunks of one layer in time: fetch, check and decode a row of them, then put the row in place."""
+        down, across = tiles
+        shape = (len(across), self._chunk[0], out.shape[1], *self._chunk[-2:])
+        first = depth * prod(self._grid[1:])
+        numbers = [first + row.number * self._grid[-1] + column.number for row in down for column in across]
+        places = self._index(file, shard)[numbers].tolist() if file >= 0 else [(EMPTY, EMPTY)] * len(numbers)
+        _announce(file, places)
+        found = zip(numbers, places, strict=True)
+        for row in down:
+            whole = _contiguous_target(out, runs, row, shape)
+            chunks = _scratch_row(shape, self.dtype) if whole is None else whole
+            for chunk in chunks:
+                number, (offset, length) = next(found)
+                if offset == EMPTY:
+                    chunk[...] = self._fill
+                else:
+                    self._decode(file, shard, number, (offset, length), runs, chunk)
+            if whole is None:
+                _copy(chunks, runs, row, across, out)
+
+    def _decode(
+        self, file: int, shard: int, number: int, place: tuple[int, int], runs: list[Run], chunk: np.ndarray
+    ) -> None:
+        """The rows of `runs` of chunk `number`, decoded into their place in `chunk` (rows, C, h, w)."""
+        try:
+            _decode(self._fetch(file, shard, number, *place), runs, chunk)
+        except (RuntimeError, ValueError, struct.error) as error:
+            raise self._damaged(shard, number, f"does not decode ({error})") from None
 
     def _fetch(self, file: int, shard: int, number: int, offset: int, length: int) -> memoryview:
         """The compressed bytes of one chunk, their checksum checked and cut off."""
@@ -161,20 +166,13 @@ class ShardedArray:
         self._indexes[shard] = index
         return index
 
-    def _tiles(self, window: tuple[int, int, int, int]) -> Iterator[Tile]:
-        y0, y1, x0, x1 = window
-        columns = self._grid[-1]
-        for row, y, to_y in _cuts(y0, y1, self._chunk[-2]):
-            for column, x, to_x in _cuts(x0, x1, self._chunk[-1]):
-                yield Tile(row * columns + column, y, x, to_y, to_x)
-
     def _file(self, shard: int) -> Path:
         return self.folder.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
 
     def _damaged(self, shard: int, number: int, what: str) -> DataError:
         return DataError(f"{self._file(shard)}: chunk {number} {what}; {_CURE}")
 
-    def _read_by_zarr(self, rows: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+    def _read_by_zarr(self, rows: np.ndarray, *window: slice) -> np.ndarray:
         import zarr
 
         array = zarr.open_array(str(self.folder), mode="r", zarr_format=3)
@@ -230,25 +228,29 @@ def _runs_by_chunk(rows: np.ndarray, chunk_rows: int) -> Iterator[tuple[int, lis
         yield int(chunk), runs
 
 
-def _cuts(start: int, stop: int, edge: int) -> Iterator[tuple[int, slice, slice]]:
-    """Chunk number along one axis, the part of it within start..stop, and where that part goes."""
+def _cuts(start: int, stop: int, edge: int) -> list[Cut]:
+    """How start..stop falls on chunks of `edge`."""
+    cuts = []
     for number in range(start // edge, (stop + edge - 1) // edge):
         first, last = max(start, number * edge), min(stop, (number + 1) * edge)
-        yield number, slice(first - number * edge, last - number * edge), slice(first - start, last - start)
+        at = slice(first - number * edge, last - number * edge)
+        cuts.append(Cut(number, at, slice(first - start, last - start)))
+    return cuts
 
 
-def _announce(file: int, places: np.ndarray) -> None:
+def _announce(file: int, places: list[tuple[int, int]]) -> None:
     """Tell the kernel which bytes come next, adjacent chunks as one range: one request each on a cold disk."""
     if not hasattr(os, "posix_fadvise"):
         return
-    full = places[places[:, 0] != EMPTY].astype(np.int64)
-    if not len(full):
-        return
-    full = full[np.argsort(full[:, 0])]
-    ends = full[:, 0] + full[:, 1]
-    first = np.flatnonzero(np.r_[True, full[1:, 0] != ends[:-1]])
-    for start, stop in zip(full[first, 0], ends[np.r_[first[1:] - 1, len(full) - 1]], strict=True):
-        os.posix_fadvise(file, int(start), int(stop - start), os.POSIX_FADV_WILLNEED)
+    start = end = 0
+    for offset, length in sorted(place for place in places if place[0] != EMPTY):
+        if offset != end:
+            if end:
+                os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
+            start = offset
+        end = offset + length
+    if end:
+        os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
 
 
 def _decode(frame: memoryview, runs: list[Run], chunk: np.ndarray) -> None:
@@ -265,14 +267,14 @@ def _decode(frame: memoryview, runs: list[Run], chunk: np.ndarray) -> None:
         return
     per_row = row_bytes // block
     for run in runs:
-        part = _block_run(frame, run.src * per_row, run.count * per_row)
+        part = block_run(frame, run.src * per_row, run.count * per_row)
         if part is None:
             blosc.decompress(frame, chunk)
             return
         blosc.decompress(part, chunk[run.src : run.src + run.count])
 
 
-def _block_run(frame: memoryview, first: int, count: int) -> bytes | None:
+def block_run(frame: memoryview, first: int, count: int) -> bytes | None:
     """A blosc frame of `count` blocks of `frame`; None where its blocks are not stored in order.
 
     Format 2 of c-blosc 1 (README_CHUNK_FORMAT.rst): version, version of the compressor, flags, typesize, then
@@ -294,29 +296,33 @@ def _block_run(frame: memoryview, first: int, count: int) -> bytes | None:
     return b"".join((frame[:4], header, table, body))
 
 
-def _contiguous_target(out: np.ndarray, runs: list[Run], tile: Tile, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The part of `out` that a whole chunk can be decoded into directly, if it is one piece of memory."""
-    whole = len(runs) == 1 and runs[0].count == shape[0] and out.shape[2:] == shape[2:]
-    if not whole or (tile.y.stop - tile.y.start, tile.x.stop - tile.x.start) != shape[2:]:
-        return None
-    return out[runs[0].dst : runs[0].dst + shape[0]]
+def _contiguous_target(out: np.ndarray, runs: list[Run], row: Cut, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The part of `out` (1, rows, C, h, w) that a whole chunk can be decoded into directly, if it is one piece."""
+    one = shape[0] == 1 and len(runs) == 1 and runs[0].count == shape[1] and out.shape[1:] == shape[2:]
+    return out[None, runs[0].dst : runs[0].dst + shape[1]] if one and row.at == slice(0, shape[3]) else None
 
 
-def _scratch_chunk(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A buffer for one decoded chunk, one a thread, kept for the next chunk of that shape."""
-    chunk = getattr(_scratch, "chunk", None)
-    if chunk is None or chunk.shape != shape or chunk.dtype != dtype:
-        chunk = _scratch.chunk = np.empty(shape, dtype)
-    return chunk
+def _scratch_row(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A buffer for a row of decoded chunks, one a thread, kept for the next row of that shape."""
+    chunks = getattr(_scratch, "chunks", None)
+    if chunks is None or chunks.shape != shape or chunks.dtype != dtype:
+        chunks = _scratch.chunks = np.empty(shape, dtype)
+    return chunks
 
 
-def _copy(chunk: np.ndarray, runs: list[Run], tile: Tile, out: np.ndarray) -> None:
-    """Copy the wanted rows and window of a decoded chunk to their place in `out`."""
-    source, target, x, to_x = chunk, out, tile.x, tile.to_x
-    items = _COPY_BYTES // chunk.itemsize
-    if not any(number % items for number in (x.start, x.stop, to_x.start, chunk.shape[-1], out.shape[-1])):
+def _copy(chunks: np.ndarray, runs: list[Run], row: Cut, across: list[Cut], out: np.ndarray) -> None:
+    """Copy the wanted part of a row of decoded chunks (columns, rows, C, h, w) to its place in `out`."""
+    columns, width = len(chunks), chunks.shape[-1]
+    if out.shape[-1] != columns * width:
+        for chunk, column in zip(chunks, across, strict=True):
+            for src, dst, count in runs:
+                out[dst : dst + count, :, row.to, column.to] = chunk[src : src + count, :, row.at, column.at]
+        return
+    # Whole chunks side by side: written line by line, which is half as fast again as chunk by chunk.
+    items = _COPY_BYTES // chunks.itemsize
+    if width % items == 0:
         wide = np.dtype(f"V{_COPY_BYTES}")
-        source, target = chunk.view(wide), out.view(wide)
-        x, to_x = (slice(part.start // items, part.stop // items) for part in (x, to_x))
-    for run in runs:
-        target[run.dst : run.dst + run.count, :, tile.to_y, to_x] = source[run.src : run.src + run.count, :, tile.y, x]
+        chunks, out, width = chunks.view(wide), out.view(wide), width // items
+    lines = out.reshape(*out.shape[:3], columns, width)
+    for src, dst, count in runs:
+        lines[dst : dst + count, :, row.to] = chunks[:, src : src + count, :, row.at].transpose(1, 2, 3, 0, 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -76,9 +77,12 @@ class ShardWriter:
             self._index[depth * per_layer + number] = self._append(self._compress(chunk))
 
     def _compress(self, chunk: np.ndarray) -> bytes:
-        blosc = contextual_blosc()
-        shuffle = blosc.SHUFFLE if chunk.itemsize > 1 else blosc.NOSHUFFLE
-        return _with_checksum(blosc.compress(chunk, COMPRESSOR.encode(), LEVEL, shuffle, self._layout.blocksize))
+        """One blosc frame, with each date a block of its own where the layout says so."""
+        if self._layout.blocksize:
+            joined = join_frames([_frame(date) for date in chunk])
+            if joined is not None:
+                return _with_checksum(joined)
+        return _with_checksum(_frame(chunk))
 
     def _append(self, data: bytes) -> tuple[int, int]:
         import google_crc32c
@@ -106,6 +110,29 @@ class ShardWriter:
             os.fsync(self._stream.fileno())
             self._stream.close()
             self._aside.replace(self.file)
+
+
+def join_frames(frames: list[bytes]) -> bytes | None:
+    """One blosc frame whose blocks are those of `frames`; None unless each is one compressed block of the same size.
+
+    c-blosc itself takes no block below 64 KiB where it splits bytes, but every blosc decodes them. For the format see
+    `eokit.data.shard_reader.block_run`, the inverse.
+    """
+    sizes = [struct.unpack_from("<II", frame, 4) for frame in frames]
+    size = sizes[0][0]
+    if any(one != (size, size) for one in sizes) or any(frame[2] & 2 or frame[:4] != frames[0][:4] for frame in frames):
+        return None
+    blocks = [frame[20:] for frame in frames]
+    head = 16 + 4 * len(blocks)
+    ends = head + np.cumsum([len(block) for block in blocks])
+    starts = np.r_[head, ends[:-1]].astype("<i4").tobytes()
+    return b"".join((frames[0][:4], struct.pack("<III", size * len(blocks), size, ends[-1]), starts, *blocks))
+
+
+def _frame(values: np.ndarray) -> bytes:
+    blosc = contextual_blosc()
+    shuffle = blosc.SHUFFLE if values.itemsize > 1 else blosc.NOSHUFFLE
+    return blosc.compress(values, COMPRESSOR.encode(), LEVEL, shuffle)
 
 
 def write_small(root: Path, layout: ArrayLayout, values: np.ndarray) -> None:
