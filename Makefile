@@ -11,7 +11,7 @@ PIP    := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip --disa
 .PHONY: demo test fast lint types imports check clean
 
 demo: $(VENV)/installed
-	$(BIN)/eokit demo
+	$(BIN)/eokit demo --overwrite
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest

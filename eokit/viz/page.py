@@ -1,0 +1,51 @@
+"""One HTML file with its pictures inside, so that it can be mailed and opened anywhere, offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+img { max-width: 100%; border: 1px solid #ddd; }
+pre { background: #f6f6f4; padding: 0.8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
+.warning { background: #fdecea; border-left: 4px solid #b2182b; padding: 0.6rem 1rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, paragraphs under it, a preformatted block (tables, commands), and pictures as PNG files."""
+
+    heading: str
+    paragraphs: Sequence[str] = ()
+    block: str = ""
+    pictures: Sequence[Path] = ()
+
+
+def write_page(path: Path, title: str, warning: str, sections: Sequence[Section]) -> Path:
+    """Write the page to `path`; `warning` stands in a red box on top unless it is empty."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if warning:
+        parts.append(f'<p class="warning">{html.escape(warning)}</p>')
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.heading)}</h2>")
+        parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
+        if section.block:
+            parts.append(f"<pre>{html.escape(section.block)}</pre>")
+        parts += [_picture(picture, section.heading) for picture in section.pictures]
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    body = "\n".join(parts)
+    path.write_text(
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n', encoding="utf-8"
+    )
+    return path
+
+
+def _picture(path: Path, alt: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></p>'
