@@ -132,17 +132,15 @@ class Store:
         chosen = np.arange(len(self)) if folds is None else np.flatnonzero(np.isin(self.folds, list(folds)))
         if not len(chosen):
             there = ", ".join(str(fold) for fold in np.unique(self.folds)) or "none"
-            raise DataError(
-                f"{self.path}: no sample in folds {', '.join(map(str, folds or ()))}; its folds are {there}"
-            )
+            wanted = ", ".join(map(str, folds or ()))
+            raise DataError(f"{self.path}: no sample in folds {wanted}; its folds are {there}")
         return chosen[:limit]
 
     def class_counts(self, label: str = "semantic", folds: Sequence[int] | None = None) -> np.ndarray:
         """(K,) int64: pixels of every class in `folds` (all when None)."""
         if label not in self.statistics["labels"]:
-            raise DataError(
-                f"{self.path}: {label!r} has no classes to count; labels: {', '.join(self.labels) or 'none'}"
-            )
+            there = ", ".join(self.statistics["labels"]) or "none"
+            raise DataError(f"{self.path}: {label!r} has no classes to count; labels that have: {there}")
         by_fold = self.statistics["labels"][label]
         chosen = [by_fold[str(fold)] for fold in (by_fold if folds is None else folds) if str(fold) in by_fold]
         return np.sum([[0] * len(self.labels[label].classes or ()), *chosen], axis=0, dtype=np.int64)
