@@ -194,7 +194,8 @@ def _see(view: View, dates: NDArray[np.intp], ground: Array, rng: np.random.Gene
     cloud, shadow = (part[:, None] for part in optics.sky(view.window, dates))
     image *= optics.gain[dates][:, :, None, None] * (1 - curve("shade")[:, None, None] * shadow)
     image += (optics.haze[dates, None] * curve("haze"))[:, :, None, None]
-    image += (curve("cloud")[:, None, None] * (0.6 + 0.5 * cloud) - image) * cloud
+    bright = curve("cloud")[:, None, None] * (0.6 + 0.5 * cloud) * optics.brightness[dates][:, None, None, None]
+    image += (bright - image) * cloud
     image += (0.0025 + 0.018 * image) * rng.standard_normal(image.shape, dtype=np.float32)
     stored = np.rint(image * np.float32(10000)).astype(np.int16)
     return np.where(optics.seen(view.window)[dates][:, None], stored, np.int16(NODATA))

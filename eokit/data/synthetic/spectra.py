@@ -66,7 +66,8 @@ OPEN_ROWS = np.array([cover.bare_rows for cover in COVERS], dtype=np.float32)
 
 class Pixels(NamedTuple):
     """The leaf areas of every pixel (T, H, W), its cover (H, W), the paleness of its leaves
-    (H, W, 1 the usual) and the ground under it (10, H, W), dry reflectance."""
+    (H, W, 1 the usual) and the ground under it (10, H, W), dry reflectance.
+    """
 
     green: Array
     brown: Array

@@ -47,7 +47,8 @@ def draw_wetness(rng: np.random.Generator) -> Array:
 class Optics:
     """The Sentinel-2 passes over a tile; arrays are (T,).
 
-    cover: cloud fraction. opacity: of a cloud's core. softness: of its edge. shift: (T, 2) pixels (rows, columns) from
+    cover: cloud fraction. opacity: of a cloud's core. softness: of its edge.
+    brightness: of its top, 1 the usual. shift: (T, 2) pixels (rows, columns) from
     a cloud to its shadow. edge: pixel column (at row 0) where the swath ends, inf where it covers the tile. haze: path
     reflectance at 440 nm. gain: (T, 10) error left by the atmospheric correction.
     """
@@ -56,6 +57,7 @@ class Optics:
     cover: Array
     opacity: Array
     softness: Array
+    brightness: Array
     shift: NDArray[np.int32]
     edge: Array
     haze: Array
@@ -104,6 +106,7 @@ def draw_optics(
         cover=cover.astype(np.float32),
         opacity=np.where(thin, rng.uniform(0.1, 0.4, count), rng.uniform(0.85, 1.0, count)).astype(np.float32),
         softness=np.where(thin, 2.2, rng.uniform(0.35, 1.1, count)).astype(np.float32),
+        brightness=rng.uniform(0.75, 1.5, count).astype(np.float32),
         shift=np.rint(shift).astype(np.int32),
         edge=edge.astype(np.float32),
         haze=rng.gamma(1.5, 0.006, count).astype(np.float32),
@@ -152,7 +155,7 @@ def _optical_days(rng: np.random.Generator, dates: tuple[int, int]) -> tuple[NDA
 def _cloud_cover(rng: np.random.Generator, days: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cloud fractions (T,): U-shaped, many clear and some overcast, cloudier in winter."""
     winter = 0.5 + 0.5 * np.cos(2 * np.pi * (days - 5) / 365)
-    cover = rng.beta(0.26, 1.25 - 0.45 * winter)
+    cover = rng.beta(0.25, 1.3 - 0.45 * winter)
     return np.where(cover < 0.03, 0.0, cover)
 
 

@@ -1,0 +1,185 @@
+"""A store at a glance, as one picture: a patch on its clearest dates, its labels, the seasons of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eokit.data.describe import iso
+from eokit.data.spec import LabelSpec, ModalitySpec
+from eokit.data.store import Store
+from eokit.viz.colors import class_colors
+from eokit.viz.series import Series, choose_quantity, class_series, clearest_dates, find_bands, physical
+from eokit.viz.style import bare, new_figure, save_figure, stamp_synthetic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DATES = 5
+"""Images shown of a patch."""
+
+SAMPLES = 16
+"""Patches behind the curves of the classes, spread over the store."""
+
+COLUMNS = DATES + 1
+PANEL = 2.25
+"""Panels in a row, and inches of one."""
+
+LEGEND = 13
+"""Classes named beside the label map; the curves name all."""
+
+
+def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
+    """Draw the PNG at `path`; returns `path`. sample: the patch shown, by default the one with the most classes."""
+    modality, label = _best_modality(store), _class_label(store)
+    sample = _richest_sample(store, label) if sample is None else sample
+    series = _series(store, modality, label)
+    shown = [] if series is None else _shown_classes(store.labels[series.label], series)
+    curve_rows = -(-len(shown) // COLUMNS)
+    heights = [1.3] + [0.8] * curve_rows
+    figure = new_figure(COLUMNS * PANEL, PANEL * sum(heights) + 0.5)
+    grid = figure.subplots(len(heights), COLUMNS, squeeze=False, height_ratios=heights)
+    for axes in grid.flat:
+        axes.set_axis_off()
+
+    for axes, (title, image) in zip(grid[0], _pictures(store, modality, sample), strict=False):
+        bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
+    if label is not None:
+        _draw_labels(grid[0, DATES], store, label, sample)
+    if series is not None:
+        for axes, number in zip(grid[1:].flat, shown, strict=False):
+            _draw_curve(axes, series, number, store.labels[series.label].classes or ())
+        figure.supxlabel(f"curves: median and quartiles of {series.note}", fontsize=7)
+    place = store.where(sample).id
+    figure.suptitle(
+        f"{store.attributes['title']}: {modality} of patch {place} (fold {store.folds[sample]})", fontsize=10
+    )
+    if store.synthetic:
+        stamp_synthetic(figure)
+    return save_figure(figure, path)
+
+
+def _best_modality(store: Store) -> str:
+    """The modality that says most to the eye: true colour with infrared, then the longest series."""
+
+    def worth(name: str) -> tuple[bool, int]:
+        pair = find_bands(store.modalities[name], ("red", "infrared"))
+        return pair is not None, max(len(store.days(name, sample)) for sample in range(len(store)))
+
+    return max(store.modalities, key=worth)
+
+
+def _class_label(store: Store) -> str | None:
+    """The first label layer whose values are classes."""
+    return next((name for name, spec in store.labels.items() if spec.classes), None)
+
+
+def _richest_sample(store: Store, label: str | None) -> int:
+    if label is None:
+        return 0
+    counts = [len(np.unique(store.read_label(label, sample))) for sample in _spread(store)]
+    return int(_spread(store)[int(np.argmax(counts))])
+
+
+def _spread(store: Store) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, len(store) - 1, min(SAMPLES, len(store))).astype(int))
+
+
+def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArray]]:
+    """Titled images of the clearest dates, all stretched alike: (H, W, 3) true colour, else (H, W) of one band."""
+    spec = store.modalities[modality]
+    values = physical(spec, store.read(modality, sample))
+    bands = find_bands(spec, ("red", "green", "blue"))
+    shown = bands or [choose_quantity(spec).bands[0]]
+    dates = clearest_dates(values[:, shown[-1]], DATES)
+    images = np.moveaxis(values[dates][:, shown], 1, -1)
+    images = _stretch(images, spec)
+    days = store.days(modality, sample)
+    note = "" if bands else f" {spec.bands[shown[0]]}"
+    return [
+        (iso(days[date]) + note, image if bands else image[..., 0]) for date, image in zip(dates, images, strict=True)
+    ]
+
+
+def _stretch(images: NDArray[np.float32], spec: ModalitySpec) -> NDArray[np.float32]:
+    """To 0..1 between the 1st and 98th percentile of the dates shown; eight-bit images as they are; nodata black."""
+    low, high = (0.0, 255.0) if spec.dtype == "uint8" else np.nanpercentile(images, (1, 98))
+    scaled = np.clip((images - low) / max(float(high - low), 1e-6), 0, 1)
+    return np.nan_to_num(scaled**0.8)
+
+
+def _series(store: Store, modality: str, label: str | None) -> Series | None:
+    """Curves of the classes; None without labels, with one date only, or where the label has another grid."""
+    if label is None or store.labels[label].shape != store.modalities[modality].shape[1:]:
+        return None
+    samples = [int(sample) for sample in _spread(store) if len(store.days(modality, int(sample)))]
+    if not samples or max(len(store.days(modality, sample)) for sample in samples) < 2:
+        return None
+    return class_series(store, modality, label, samples)
+
+
+def _shown_classes(spec: LabelSpec, series: Series) -> list[int]:
+    """Classes that get a curve: those with pixels, void left out, in the order of the legend."""
+    return [k for k in np.flatnonzero(series.pixels).tolist() if k != spec.ignore]
+
+
+def _draw_labels(axes: Axes, store: Store, label: str, sample: int) -> None:
+    """The label map with a legend of the classes in it, the most frequent first."""
+    from matplotlib.patches import Patch
+
+    names = store.labels[label].classes or ()
+    colours = np.array(class_colors(names), dtype=np.uint8)
+    classes = store.read_label(label, sample)
+    bare(axes, f"labels: {label}").imshow(colours[np.minimum(classes, len(names) - 1)])
+    counts = np.bincount(classes[classes < len(names)], minlength=len(names))
+    order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
+    handles = [
+        Patch(
+            facecolor=colours[k] / 255,
+            edgecolor="0.4",
+            linewidth=0.4,
+            label=f"{names[k]} {counts[k] / classes.size:.1%}",
+        )
+        for k in order[:LEGEND]
+    ]
+    if len(order) > LEGEND:
+        handles.append(Patch(facecolor="none", label=f"and {len(order) - LEGEND} more"))
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=6, frameon=False, borderaxespad=0
+    )
+
+
+def _draw_curve(axes: Axes, series: Series, number: int, names: Sequence[str]) -> None:
+    """One class: the median through the season, and the quartiles around it."""
+    from matplotlib.dates import ConciseDateFormatter, MonthLocator
+
+    axes.set_axis_on()
+    low, middle, high = series.values[:, number]
+    seen = ~np.isnan(middle)
+    colour = _readable(class_colors(names)[number])
+    axes.fill_between(series.days[seen], low[seen], high[seen], color=colour, alpha=0.3, linewidth=0)
+    axes.plot(series.days[seen], middle[seen], color=colour, linewidth=1.4)
+    axes.set_title(f"{names[number]} ({series.pixels[number]:,} px)", fontsize=7.5)
+    axes.set_ylim(*series.limits)
+    axes.set_xlim(series.days[0], series.days[-1])
+    months = 3 if series.days[-1] - series.days[0] < 800 else 6
+    locator = MonthLocator(bymonth=range(1, 13, months))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    axes.tick_params(labelsize=6, length=2)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    spec = axes.get_subplotspec()
+    if spec is not None and spec.is_first_col():
+        axes.set_ylabel(series.quantity, fontsize=7)
+
+
+def _readable(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """The colour of a class as a line on white: pale ones darker."""
+    red, green, blue = (part / 255 for part in colour)
+    light = 0.3 * red + 0.59 * green + 0.11 * blue
+    factor = min(1.0, 0.68 / max(light, 1e-6))
+    return red * factor, green * factor, blue * factor
