@@ -68,6 +68,8 @@ def command(
         source, dest = None, _only_dest(source, dest)
     published = get_format("pastis" if name == SYNTHETIC else name)
     dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
+    if dest.exists() and not (write["overwrite"] or dry_run):
+        raise UsageError(f"{dest} exists; add --overwrite to replace it, or choose another place")
     workers = write["workers"] = write["workers"] or _cores()
     chosen = tuple(part.strip() for part in modalities.split(",")) if modalities else None
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}

@@ -114,6 +114,25 @@ def test_an_existing_store_is_kept_unless_overwritten(eokit, tree, tmp_path):
     assert len(Store.open(tmp_path / "p.zarr")) == 4
 
 
+def test_an_existing_store_is_refused_before_a_season_is_made(eokit, tmp_path):
+    (tmp_path / "p.zarr").mkdir()
+    code, _, err = eokit("prepare", "synthetic", tmp_path / "p.zarr")
+    assert code == 2
+    assert len(err) == 1
+
+
+def test_resume_of_a_finished_part_gives_the_same_store(eokit, tree, tmp_path):
+    arguments = ("prepare", "pastis", tree, tmp_path / "p.zarr", "--workers", 1)
+    good = np.load(tree / "ANNOTATIONS/TARGET_30000.npy")
+    trees.save_label(tree, "ANNOTATIONS/TARGET", 30000, np.full_like(good, 99))
+    assert eokit(*arguments)[0] == 3
+    trees.save_label(tree, "ANNOTATIONS/TARGET", 30000, good)
+    assert eokit(*arguments, "--resume")[0] == 0
+    store = Store.open(tmp_path / "p.zarr")
+    np.testing.assert_array_equal(store.read_label("semantic", 3), good[0])
+    np.testing.assert_array_equal(store.read("s2", 3), np.load(trees.path_of(tree, "s2", 30000)))
+
+
 def test_a_dry_run_writes_nothing(eokit, tree, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     code, out, _ = eokit("prepare", "pastis", tree, "--dry-run")
@@ -181,6 +200,23 @@ def test_a_synthetic_season_takes_no_source(eokit, tree, tmp_path):
     code, _, err = eokit("prepare", "synthetic", tree, tmp_path / "p.zarr")
     assert code == 2
     assert "reads no source" in err[0]
+
+
+@pytest.mark.parametrize("library", ["pyproj", "shapely", "rasterio"])
+def test_a_missing_geo_library_is_exit_5_and_says_how_to_install_it(eokit, tree, monkeypatch, library):
+    trees.add_spot(tree)
+    monkeypatch.setitem(sys.modules, library, None)
+    code, _, err = eokit("prepare", "pastis", tree, "--dry-run")
+    assert code == 5
+    assert library in err[0]
+    assert "pip install 'eokit[geo]'" in err[0]
+
+
+def test_a_place_that_cannot_be_written_is_exit_5(eokit, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    code, _, err = eokit("prepare", "synthetic", tmp_path / "file" / "p.zarr")
+    assert (code, len(err)) == (5, 1)
+    assert "cannot write there" in err[0]
 
 
 @pytest.mark.shared

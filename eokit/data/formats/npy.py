@@ -6,6 +6,7 @@ set can be checked before anything is written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path}: cannot be read as an npy file ({error}); copy or download it again") from None
     if dtype.hasobject:
         raise DataError(f"{path}: holds pickled Python objects, expected plain numbers; it is never unpickled")
-    promised = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    promised = start + dtype.itemsize * math.prod(shape)
     if size < promised:
         raise DataError(
             f"{path}: truncated, {size} bytes where its header promises {promised}; copy or download it again"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def parse_dates(value: Any) -> np.ndarray:
         ordered = sorted(value.items(), key=lambda item: int(item[0]))
     except ValueError:
         raise ValueError(f"its keys {_short(list(value))} are not all whole numbers") from None
-    return np.array([_day(text) for _, text in ordered], dtype=np.int32)
+    return np.array([_day(_whole(text)) for _, text in ordered], dtype=np.int32)
 
 
 def _collection(path: Path) -> dict:
@@ -142,14 +143,15 @@ def _whole(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def _day(text: Any) -> int:
-    digits = _whole(text)
+@cache
+def _day(digits: str) -> int:
+    """Days since 1970-01-01 of YYYYMMDD; cached, because neighbours share their dates."""
     try:
         if len(digits) != 8:
             raise ValueError
-        return datetime.strptime(digits, "%Y%m%d").toordinal() - _EPOCH
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() - _EPOCH
     except ValueError:
-        raise ValueError(f"{_short(text)} is no date") from None
+        raise ValueError(f"{_short(digits)} is no date") from None
 
 
 def _crs(collection: dict) -> str:

@@ -137,7 +137,7 @@ DAMAGES = {
     more_dates_than_images: r"S2_10001\.npy: 6 dates, but dates-S2 of patch 10001 .* has 7",
     no_images: r"S2_10001\.npy: holds no date",
     no_dates: r"metadata\.geojson: patch 10001 has no dates-S1A .*expected \{\"0\": 20180917",
-    impossible_date: r"patch 10001: dates-S2: 20181399 is no date, expected",
+    impossible_date: r"patch 10001: dates-S2: '20181399' is no date, expected",
     dates_that_are_no_table: r"patch 10001: dates-S2: .*20180917.* is no dict of dates",
     no_fold: r"patch 10001: Fold is None, expected a whole number",
     no_id: r"feature 1 has no ID_PATCH",

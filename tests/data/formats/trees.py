@@ -100,7 +100,6 @@ def edit(root, id, **properties):
 def add_spot(root, ids=IDS, size=80):
     """SPOT images of `size` px over every patch."""
     import rasterio
-    from rasterio.transform import from_origin
 
     folder = root / "DATA_SPOT" / "PASTIS_SPOT6_RVB_1M00_2019"
     folder.mkdir(parents=True)
@@ -108,5 +107,6 @@ def add_spot(root, ids=IDS, size=80):
         image = np.random.default_rng(id).integers(0, 255, (3, size, size), dtype=np.uint8)
         path = folder / f"SPOT6_RVB_1M00_2019_{id}.tif"
         profile = {"count": 3, "height": size, "width": size, "dtype": "uint8", "crs": "EPSG:32631"}
-        with rasterio.open(path, "w", driver="GTiff", transform=from_origin(*ORIGIN, 1, 1), **profile) as file:
+        grid = rasterio.Affine(1, 0, ORIGIN[0], 0, -1, ORIGIN[1])
+        with rasterio.open(path, "w", driver="GTiff", transform=grid, **profile) as file:
             file.write(image)
