@@ -18,7 +18,8 @@ import torch
 from pydantic import Field
 
 from eokit.config import Settings
-from eokit.data.dataset import SampleDataset
+from eokit.data.dataset import DatePolicy, SampleDataset
+from eokit.data.find import only_store
 from eokit.data.folds import Split
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.statistics import make_preprocessing
@@ -29,10 +30,10 @@ from eokit.evaluation.features import MAX_TOKENS, Labels, Tokens, encode, gather
 from eokit.evaluation.knn import TEMPERATURE, Neighbours
 from eokit.evaluation.report import Report
 from eokit.models.base import Encoder
-from eokit.models.bundle import Bundle, find_bundle, load_bundle
+from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
@@ -42,21 +43,36 @@ Protocol = Literal["knn", "linear", "finetuned", "random-forest"]
 class EvaluateSettings(Settings):
     """What `evaluate` is told. Folds that are not given are chosen, see `eokit.tasks.inputs.choose_split`."""
 
-    data: Path
-    bundle: Path | None = None
-    protocol: Protocol | None = Field(None, description="null: finetuned where the bundle has a head, else linear")
-    folds: tuple[int, ...] | None = Field(None, description="folds to score on")
-    train_folds: tuple[int, ...] | None = Field(None, description="folds that a probe or the forest learns from")
-    val_folds: tuple[int, ...] | None = Field(None, description="folds on which the linear probe picks its penalty")
+    bundle: Path | None = Field(default=None, description="null: the newest in ./runs, or none for the random forest")
+    data: Path = Field(default_factory=only_store, description="the store")
+    protocol: Protocol | None = Field(
+        default=None, description="null: finetuned where the bundle has a head, else linear"
+    )
+    folds: tuple[int, ...] | None = Field(default=None, description="folds to score on")
+    train_folds: tuple[int, ...] | None = Field(
+        default=None, description="folds that a probe or the forest learns from"
+    )
+    val_folds: tuple[int, ...] | None = Field(
+        default=None, description="folds on which the linear probe picks its penalty"
+    )
     label: str = "semantic"
-    modalities: tuple[str, ...] | None = Field(None, description="use only these; null: all that model and store share")
-    random_init: bool = Field(False, description="knn, linear: judge a random encoder of the same configuration")
-    max_tokens: int = Field(MAX_TOKENS, gt=0, description="tokens or pixels that a probe or the forest learns from")
-    batch_size: int = Field(8, gt=0)
-    workers: int = Field(0, ge=0)
+    modalities: tuple[str, ...] | None = Field(
+        default=None, description="use only these; null: all that model and store share"
+    )
+    dates: int | None = Field(default=None, gt=0, description="at most so many dates a patch, evenly spaced; null: all")
+    random_init: bool = Field(
+        default=False, description="knn, linear: judge a random encoder of the same configuration"
+    )
+    max_tokens: int = Field(
+        default=MAX_TOKENS, gt=0, description="tokens or pixels that a probe or the forest learns from"
+    )
+    batch_size: int = Field(default=8, gt=0)
+    workers: int = Field(default=0, ge=0)
     device: str = "auto"
-    seed: int = Field(0, ge=0)
-    limit: int | None = Field(None, gt=0, description="at most so many patches of each of train, validation and test")
+    seed: int = Field(default=0, ge=0)
+    limit: int | None = Field(
+        default=None, gt=0, description="at most so many patches of each of train, validation and test"
+    )
     quiet: bool = False
 
 
@@ -80,8 +96,9 @@ class Study:
         if not folds:
             there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
             raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
-        chosen = self.store.select(folds, self.settings.limit)
-        return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,))
+        chosen = spread(self.store.select(folds), self.settings.limit)
+        dates = DatePolicy(self.settings.dates) if self.settings.dates else None
+        return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
 
     @property
     def encoder(self) -> Encoder:
@@ -114,7 +131,7 @@ def evaluate(settings: EvaluateSettings) -> Report:
         outcome.matrices,
         ignore=study.labels.ignore,
         seed=settings.seed,
-        protocol=protocol + (" of a random encoder" if settings.random_init else ""),
+        protocol=protocol + (" (random encoder)" if settings.random_init else ""),
         unit=outcome.unit,
         data=study.store.dataset,
         synthetic=study.store.synthetic,
@@ -127,38 +144,38 @@ def evaluate(settings: EvaluateSettings) -> Report:
     )
 
 
-def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protocol:
-    """The protocol asked for, or the one that fits the bundle."""
-    protocol = settings.protocol or ("finetuned" if bundle is not None and bundle.task else "linear")
-    if bundle is None and protocol != "random-forest":
-        raise UsageError(f"protocol {protocol} judges a bundle; give the folder that pretrain or finetune wrote")
-    if settings.random_init and protocol not in ("knn", "linear"):
-        raise UsageError(f"--random-init is for knn and linear, not for {protocol}")
-    return protocol
-
-
 def lay_out(settings: EvaluateSettings) -> Study:
     """Open everything and check that it fits together, before any work begins."""
+    if settings.bundle is None and settings.protocol != "random-forest":
+        settings = settings.model_copy(update={"bundle": newest_bundle()})
     bundle = load_bundle(settings.bundle) if settings.bundle is not None else None
     store = Store.open(settings.data)
     classes, ignore = label_layer(store, settings.label)
-    split = choose_split(store.folds, settings.train_folds, settings.val_folds, settings.folds)
+    split = choose_split(store.folds.tolist(), settings.train_folds, settings.val_folds, settings.folds)
     if bundle is not None:
         preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle))
     else:
-        names = settings.modalities or tuple(name for name in store.modalities if name != "spot")[:1]
+        names = settings.modalities or (("s2",) if "s2" in store.modalities else tuple(store.modalities)[:1])
         preprocessing, notes = make_preprocessing(store, names, split.train), []
     if settings.modalities is not None:
         preprocessing = only(preprocessing, settings.modalities)
     if bundle is not None and settings.random_init:
         torch.manual_seed(settings.seed)
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
-    device = pick_device(settings.device)
-    reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
     labels = Labels(settings.label, len(classes), ignore)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
+    reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
     study = Study(settings, store, labels, classes, split, preprocessing, reading, bundle, notes)
     study.notes += leaks(study)
     return study
+
+
+def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protocol:
+    """The protocol asked for, or the one that fits the bundle."""
+    protocol = settings.protocol or ("finetuned" if bundle is not None and bundle.task else "linear")
+    if settings.random_init and protocol not in ("knn", "linear"):
+        raise UsageError(f"--random-init is for the protocols knn and linear, not for {protocol}")
+    return protocol
 
 
 def knn(study: Study) -> Outcome:
@@ -209,9 +226,8 @@ def forest(study: Study) -> Outcome:
     """A random forest on raw pixel series."""
     settings, labels = study.settings, study.labels
     train = study.dataset("train")
-    numbers = study.store.select(study.split.train, settings.limit)
     names = study.preprocessing.inputs
-    grid = random_forest.common_grid([study.store.days(name, one) for name in names] for one in numbers)
+    grid = random_forest.common_grid([study.store.days(name, one) for name in names] for one in train.indices)
     fitted = random_forest.fit(
         train, labels, grid, max_pixels=settings.max_tokens, seed=settings.seed, quiet=settings.quiet
     )
@@ -247,16 +263,22 @@ def only(preprocessing: Preprocessing, names: tuple[str, ...]) -> Preprocessing:
 
 
 def leaks(study: Study) -> list[str]:
-    """A note where the test folds were seen by what is judged."""
+    """A note for each way in which what is judged has seen the test folds before."""
     if study.bundle is None or study.settings.random_init:
         return []
-    found = []
-    for what, key in (("fine-tuned on", "train_folds"), ("stopped early on", "val_folds")):
-        both = sorted(set(study.bundle.provenance.get(key) or ()) & set(study.split.test))
-        same = study.bundle.provenance.get("dataset") == study.store.dataset
-        if both and same and study.bundle.task:
-            found.append(f"the bundle was {what} test fold {' '.join(map(str, both))}: these scores are too good")
-    return found
+    last = study.bundle.provenance
+    first = last.get("pretrained") or (last if study.bundle.task is None else {})
+    seen = [
+        (last, "train_folds", "the bundle was fine-tuned on", "these scores are too good"),
+        (last, "val_folds", "the bundle was chosen on", "these scores are a little too good"),
+        (first, "folds", "the encoder was pretrained, without labels, on", "say so beside the scores"),
+    ]
+    notes = []
+    for where, key, what, then in seen:
+        both = sorted(set(where.get(key) or ()) & set(study.split.test))
+        if both and where.get("dataset") == study.store.dataset:
+            notes.append(f"{what} test fold {' '.join(map(str, both))}: {then}")
+    return notes
 
 
 def provenance(study: Study) -> dict[str, Any]:
@@ -269,8 +291,3 @@ def provenance(study: Study) -> dict[str, Any]:
         facts |= {"model": encoder.config_dict(), "random_init": study.settings.random_init}
         facts["bundle_provenance"] = study.bundle.provenance
     return facts
-
-
-def pick_device(name: str) -> str:
-    """The device called `name`; auto: a GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

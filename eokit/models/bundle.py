@@ -100,6 +100,14 @@ def find_bundle(path: Path) -> Path:
     )
 
 
+def newest_bundle(folder: Path = Path("runs")) -> Path:
+    """The bundle that was written last among the runs in `folder`, for when none is named."""
+    found = [file for pattern in (f"*/{CONFIG_FILE}", f"*/bundle/{CONFIG_FILE}") for file in folder.glob(pattern)]
+    if not found:
+        raise WeightsError(f"{folder} holds no bundle; name the folder that pretrain or finetune wrote")
+    return max(found, key=lambda file: file.stat().st_mtime_ns).parent
+
+
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int:
     """Load every tensor or none; returns how many matched. A mismatch names the differing keys (exit 4)."""
     own = module.state_dict()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,13 @@ def choose_split(
     if validation is None:
         validation = (free.pop(),) if len(free) > spare else ()
     return Split(tuple(free) if train is None else tuple(train), tuple(validation), tuple(test))
+
+
+def spread(numbers: np.ndarray, limit: int | None) -> np.ndarray:
+    """At most `limit` of the sample numbers, evenly spaced: neighbours in a store may be neighbours on the ground."""
+    if limit is None or len(numbers) <= limit:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, limit).round().astype(int)]
 
 
 def say_split(split: Split) -> str:
