@@ -156,7 +156,8 @@ class CropSTS(Encoder):
             if name not in known:
                 raise ArgumentError(f"the batch brings modality {name!r}, this encoder takes {', '.join(known)}")
             _check_bands(name, series, known[name])
-            grids[name] = patch_grid(*series.values.shape[-2:], self.patch_size)
+            height, width = series.values.shape[-2:]
+            grids[name] = patch_grid(height, width, self.patch_size)
         if len(set(grids.values())) > 1:
             shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in grids.items())
             raise ArgumentError(f"the series lie on different grids of patches ({shown}); bring them to one resolution")

@@ -19,6 +19,11 @@ EPSILON = 1e-6
 WEIGHT_STD = 0.02
 """Standard deviation of new linear weights, truncated normal (ViT, DINO, I-JEPA)."""
 
+PIECE = 4096
+"""Tokens that go through a block at once in inference on a CPU: what a layer makes of them (at width 384, 25 MB in the
+widest) stays in the cache and in memory that is already mapped. Of 2,048 to 8,192 tried, 4,096 and 2,048 were fastest.
+"""
+
 Along = Literal["space", "time", "both"]
 Order = Literal["st", "ts"]
 
@@ -115,6 +120,23 @@ class AlternatingBlocks(nn.Module):
 
     def forward(self, x: Tensor, key_mask: Tensor) -> Tensor:
         """x: (B, T, N, D), key_mask: (B, T, N) bool, False = nobody attends to it -> (B, T, N, D)."""
+        in_pieces = x.device.type == "cpu" and not torch.is_grad_enabled() and not self.training
+        if in_pieces:
+            x = x.clone()  # the pieces are overwritten in place
         for block, along in zip(self.blocks, self.along, strict=True):
-            x = block(x, key_mask, along)
+            x = run_in_pieces(block, x, key_mask, along) if in_pieces else block(x, key_mask, along)
         return self.norm(x)
+
+
+def run_in_pieces(block: Block, x: Tensor, key_mask: Tensor, along: Along) -> Tensor:
+    """The block on a few sequences at a time, writing over `x`: the same result without its large intermediates.
+
+    Sequences along space are independent between dates, those along time between places, and samples always.
+    x: (B, T, N, D), overwritten; key_mask: (B, T, N). Returns x.
+    """
+    axis = {"space": 1, "time": 2, "both": 0}[along]
+    together = x[..., 0].numel() // max(x.shape[axis], 1)  # tokens of one step along the axis
+    step = max(1, PIECE // max(together, 1))
+    for part, mask in zip(x.split(step, axis), key_mask.split(step, axis), strict=True):
+        part.copy_(block(part, mask, along))
+    return x

@@ -103,6 +103,18 @@ def test_attention_reads_views_of_the_projection_and_its_output_is_not_copied(to
     assert storage["projected"] == storage["written"]
 
 
+@pytest.mark.parametrize("order", ["st", "ts", "joint"])
+def test_inference_in_pieces_equals_the_whole(order, tokens, monkeypatch):
+    trunk = AlternatingBlocks(D, 4, HEADS, order=order).eval()
+    x, key_mask = tokens
+    whole = trunk(x, key_mask)  # with gradients: never in pieces
+    monkeypatch.setattr(eokit.nn.blocks, "PIECE", 2 * B * N)  # two dates, two places, or less than a sample
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(x, key_mask), whole, atol=1e-5, rtol=0)
+    assert torch.equal(x, before)
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(ArgumentError, match="width 30 does not divide into 4 heads"):
         Attention(30, 4)
