@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from eokit.errors import SetupError, UsageError
 from eokit_cli.options import PATH, common, emit, say
 
 if TYPE_CHECKING:
-    from eokit.data.formats.base import FormatSource
+    from eokit.data.formats.base import Format, FormatSource
     from eokit.data.writer import WriteResult
 
 SYNTHETIC = "synthetic"
@@ -73,7 +73,7 @@ def command(
     workers = write["workers"] = write["workers"] or _cores()
     chosen = tuple(part.strip() for part in modalities.split(",")) if modalities else None
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
-    with _synthetic_tree(dest, season, quiet) if made else nullcontext(source or find_tree(published)) as tree:
+    with _synthetic_tree(dest, season, quiet) if made else _given_tree(source, published, quiet) as tree:
         opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
         for note in opened.notes:
             say(f"note: {note}", quiet)
@@ -93,6 +93,15 @@ def _only_dest(source: Path | None, dest: Path | None) -> Path | None:
     if dest is not None:
         raise UsageError(f"a synthetic season reads no source: give only the store's path, not {source} and {dest}")
     return source
+
+
+@contextmanager
+def _given_tree(source: Path | None, published: Format, quiet: bool) -> Iterator[Path]:
+    """The copy that was named, or the one found where data usually are."""
+    if source is None:
+        source = find_tree(published)
+        say(f"found {source}", quiet)
+    yield source
 
 
 @contextmanager

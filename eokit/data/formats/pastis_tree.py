@@ -150,7 +150,7 @@ def check_files(tree: Tree, patches: Sequence[Patch], findings: Findings) -> Siz
         findings.problem(
             "spot size",
             f"{tree.root / SPOT_FOLDER}: images of {_text(sizes.spot)} px over patches of {_text(sizes.pixels)} px,"
-            " expected a whole multiple (1280 over 128 as published)",
+            " expected a whole multiple (1280 over 128 as published); choose others with --modalities",
         )
     return sizes
 
