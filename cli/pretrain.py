@@ -47,6 +47,7 @@ def command(
 
     Writes DIR/bundle (for finetune, evaluate and predict), DIR/events.jsonl, DIR/curves.png and checkpoints. With
     --resume auto the settings are those of the run in --out, so that nothing else need be typed again.
+    On several GPUs or processes: torchrun --nproc-per-node 2 --no-python eokit pretrain --out DIR ...
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
     from eokit.training.distributed import is_first

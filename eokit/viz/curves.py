@@ -44,7 +44,7 @@ def draw_curves(run: Path, path: Path, *, title: str, synthetic: bool = False) -
         if name in ("loss", "grad_norm") and values.min() > 0 and values.max() > 20 * values.min():
             axes.set_yscale("log")
         else:
-            axes.set_ylim(bottom=min(0.0, float(values.min())))
+            axes.set_ylim(min(0.0, float(values.min())), 1.08 * max(float(values.max()), 1e-12))
     figure.suptitle(title, fontsize=12)
     if synthetic:
         figure.text(0.99, 0.99, "SYNTHETIC DATA", ha="right", va="top", fontsize=11, weight="bold", color="#b2182b")

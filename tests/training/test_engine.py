@@ -121,7 +121,7 @@ def test_going_on_from_an_older_checkpoint_drops_the_later_ones(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path / "a")
-    with pytest.raises(UsageError, match="not a checkpoint in .*b/checkpoints; there: none"):
+    with pytest.raises(UsageError, match=r"not a checkpoint in .*b/checkpoints; there: none"):
         train(tmp_path / "b", resume=tmp_path / "a" / "checkpoints" / "step-000012")
 
 

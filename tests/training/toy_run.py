@@ -31,7 +31,7 @@ class Eventful(ToyRecipe):
             time.sleep(0.05)
 
 
-def main() -> None:
+def train(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--kill-after", type=int, default=-1)
@@ -39,17 +39,17 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("settings", nargs="*", help="key=value of LoopSettings")
-    given = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(arguments)
     values = dict(pair.split("=") for pair in given.settings)
     settings = LoopSettings.model_validate({"steps": "20", "batch_size": "4", "workers": "0", "lr": "0.01"} | values)
     recipe = Eventful(given.kill_after, settings.steps, given.slow, dropout=given.dropout)
     about = About(settings.model_dump(mode="json"), again="toy --resume", quiet=True)
-    try:
-        fit(recipe, ToyData(), settings, given.out, resume=given.resume, about=about)
-    except EokitError as error:
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+    fit(recipe, ToyData(), settings, given.out, resume=given.resume, about=about)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        train(sys.argv[1:])
+    except EokitError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
