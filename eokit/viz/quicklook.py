@@ -91,14 +91,15 @@ def _spread(store: Store) -> NDArray[np.int64]:
 
 def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArray]]:
     """Titled images of the clearest dates, all stretched alike: (H, W, 3) true colour, else (H, W) of one band."""
-    spec = store.modalities[modality]
+    spec, days = store.modalities[modality], store.days(modality, sample)
+    if not len(days):
+        return []
     values = physical(spec, store.read(modality, sample))
     bands = find_bands(spec, ("red", "green", "blue"))
     shown = bands or [choose_quantity(spec).bands[0]]
     dates = clearest_dates(values[:, shown[-1]], DATES)
     images = np.moveaxis(values[dates][:, shown], 1, -1)
     images = _stretch(images, spec)
-    days = store.days(modality, sample)
     note = "" if bands else f" {spec.bands[shown[0]]}"
     return [
         (iso(days[date]) + note, image if bands else image[..., 0]) for date, image in zip(dates, images, strict=True)

@@ -78,7 +78,7 @@ class Crop:
         return self.sowing == -NEVER
 
 
-CEREAL = Echo(vv=-14.0, vh=-19.0, attenuation=0.42)  # upright stalks take VV away in spring
+CEREAL = Echo(vv=-14.4, vh=-19.0, attenuation=0.42)  # upright stalks take VV away in spring
 BROAD = Echo(vv=-9.3, vh=-14.8, attenuation=0.40)
 
 CROPS = (

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eokit.data.synthetic.noise import SmoothField, cell_hash, jittered_cells
+from eokit.data.synthetic.noise import Array, SmoothField, cell_hash, jittered_cells
 
 DISTRICT = 90.0
 """Pixels between district centres: about a square kilometre farmed in one direction."""
@@ -34,11 +34,11 @@ class Ground(IntEnum):
 
 
 class Fields(NamedTuple):
-    """ground: (H, W) uint8, a `Ground`. parcel: (H, W) int32, 1.. on parcels, 0 elsewhere. count: parcels."""
+    """ground: (H, W) uint8, a `Ground`. parcel: (H, W) int32, 1..parcels on fields, 0 elsewhere."""
 
     ground: NDArray[np.uint8]
     parcel: NDArray[np.int32]
-    count: int
+    parcels: int
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,16 @@ def _cells(rng: np.random.Generator, shape: tuple[int, int], style: FieldStyle, 
     along = (x * np.cos(angle) + y * np.sin(angle)) / length
     across = (y * np.cos(angle) - x * np.sin(angle)) / width
     row, column = jittered_cells(along, across, district + salt % 65536, 0.45)
-    merged = cell_hash(salt, district, row, column, 7) < 0.2  # a fifth of the fields joins the next one in its strip
-    return (district.astype(np.int64) << 32) + ((row + 16384).astype(np.int64) << 16) + (column - merged + 16384)
+    merged = (cell_hash(salt, district, row, column, 7) < 0.2).astype(
+        np.int64
+    )  # a fifth of the fields joins the next one in its strip
+    return (district.astype(np.int64) << 32) + ((row + 16384).astype(np.int64) << 16) + (column + 16384) - merged
 
 
-def _normal(*keys: NDArray[np.integer] | int) -> NDArray[np.float32]:
+def _normal(*keys: NDArray[np.integer] | int) -> Array:
     """An about normal number for each combination of keys: the sum of four uniform ones, scaled to unit variance."""
-    return sum(cell_hash(*keys, 100 + part) - np.float32(0.5) for part in range(4)) * np.float32(np.sqrt(3.0))
+    total = sum(cell_hash(*keys, 100 + part) for part in range(4))
+    return (np.asarray(total) - 2) * np.float32(np.sqrt(3.0))
 
 
 def _background(rng: np.random.Generator, shape: tuple[int, int], style: FieldStyle) -> NDArray[np.uint8]:

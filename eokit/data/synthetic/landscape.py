@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eokit.data.synthetic.calendar import COVERS, FIRST_CROP
 from eokit.data.synthetic.fields import Fields, FieldStyle, Ground, draw_fields
-from eokit.data.synthetic.noise import SmoothField, Window
-from eokit.data.synthetic.phenology import Array, Surfaces, canopy, draw_covers, draw_surfaces
+from eokit.data.synthetic.noise import Array, SmoothField, Window
+from eokit.data.synthetic.phenology import Surfaces, canopy, draw_covers, draw_surfaces
 from eokit.data.synthetic.radar import backscatter
 from eokit.data.synthetic.spectra import BANDS, COARSE, Pixels, curve, reflectance
 from eokit.data.synthetic.weather import FIRST_DAY, Optics, draw_optics, draw_radar_days, draw_wetness
@@ -113,10 +113,10 @@ def draw_tile(season: Season, number: int) -> Tile:
 
     fields = draw_fields(land, shape, place.style)
     row = np.where(fields.parcel > 0, fields.parcel + FIRST_CROP - 1, fields.ground.astype(np.int32) - 1)
-    area = np.bincount(row.ravel(), minlength=FIRST_CROP + fields.count)
+    area = np.bincount(row.ravel(), minlength=FIRST_CROP + fields.parcels)
     y, x = np.indices(shape, dtype=np.float32)
     centre = np.stack([np.bincount(row.ravel(), axis.ravel(), len(area)) / np.maximum(area, 1) for axis in (y, x)], 1)
-    cover = draw_covers(crops, fields.count, tilt=0.3)
+    cover = draw_covers(crops, fields.parcels, tilt=0.3)
     slope = 0.14 * crops.standard_normal((len(area), 2)) / np.sqrt(np.maximum(area, 1))[:, None]
     slope[:FIRST_CROP] = 0
     return Tile(
@@ -141,8 +141,8 @@ class View:
 
     tile: Tile
     window: Window
-    rows: NDArray[np.int64]
-    row: NDArray[np.int64]
+    rows: NDArray[np.integer]
+    row: NDArray[np.integer]
     vigour: Array
 
     @classmethod

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""Floating-point pixels, float32 all through: twice as fast as float64 here, and exact enough."""
 
 Window = tuple[int, int, int, int]
 """y0, x0, height, width in pixels of the landscape."""
@@ -24,7 +28,7 @@ _SPLINE_NORM = 315 / 151
 class SmoothField:
     """About N(0, 1) noise over a landscape. lattices: one (..., my, mx) array of normals per octave, finest last."""
 
-    lattices: tuple[NDArray[np.float32], ...]
+    lattices: tuple[Array, ...]
     spacings: tuple[float, ...]
     weights: tuple[float, ...]
 
@@ -49,10 +53,10 @@ class SmoothField:
         """The field at `index` of the first leading axis."""
         return SmoothField(tuple(lattice[index] for lattice in self.lattices), self.spacings, self.weights)
 
-    def window(self, window: Window) -> NDArray[np.float32]:
+    def window(self, window: Window) -> Array:
         """The field in `window`: (*count, height, width) float32."""
         y0, x0, height, width = window
-        total: NDArray[np.float32] | float = 0.0
+        total: Array | float = 0.0
         for lattice, spacing, weight in zip(self.lattices, self.spacings, self.weights, strict=True):
             row, rows = _spline(y0, height, spacing)
             column, columns = _spline(x0, width, spacing)
@@ -62,7 +66,7 @@ class SmoothField:
 
 
 @lru_cache(maxsize=256)
-def _spline(start: int, length: int, spacing: float) -> tuple[int, NDArray[np.float32]]:
+def _spline(start: int, length: int, spacing: float) -> tuple[int, Array]:
     """The first lattice node that `length` pixels from `start` need, and their weights (length, nodes)."""
     position = (np.arange(start, start + length) + 0.5) / spacing
     cell = np.floor(position).astype(int)
@@ -73,20 +77,20 @@ def _spline(start: int, length: int, spacing: float) -> tuple[int, NDArray[np.fl
     return int(cell[0]), weights
 
 
-def cell_hash(*keys: NDArray[np.integer] | int) -> NDArray[np.float32]:
+def cell_hash(*keys: NDArray[np.integer] | int) -> Array:
     """A uniform number in [0, 1) for each combination of integer keys, the same wherever it is asked."""
     # A multiply-xorshift mix per key (constants of the 32-bit finaliser of MurmurHash3, public domain).
-    state = np.uint32(0x9E3779B9)
+    state: Array = np.full((), 0x9E3779B9, dtype=np.uint32)
     with np.errstate(over="ignore"):
         for key in keys:
             state = (state ^ np.asarray(key).astype(np.uint32)) * np.uint32(0x85EBCA6B)
             state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
             state = state ^ (state >> np.uint32(16))
-    return (state >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
+    return np.asarray(state >> np.uint32(8), dtype=np.float32) / np.float32(1 << 24)
 
 
 def jittered_cells(
-    u: NDArray[np.float32], v: NDArray[np.float32], seed: NDArray[np.integer] | int, jitter: float
+    u: Array, v: Array, seed: NDArray[np.integer] | int, jitter: float
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The Voronoi cell (row, column) of points (v, u) among sites on a unit grid moved by up to `jitter` / 2 cells."""
     row0, column0 = np.floor(v).astype(np.int32), np.floor(u).astype(np.int32)

@@ -60,7 +60,7 @@ def write_synthetic_pastis(
     The same arguments give the same bytes, whatever `workers` is. Raises ArgumentError for values that cannot be,
     DataError where `path` is in use, SetupError without pyproj or room on the disk.
     """
-    season = Season(patches, size, seed, tuple(dates), tuple(modalities), folds)
+    season = Season(patches, size, seed, (dates[0], dates[-1]), tuple(modalities), folds)
     _check(season)
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -104,7 +104,7 @@ def write_patch(folder: Path, season: Season, tile: int, number: int) -> Written
         "ID_PATCH": name,
         "Fold": _fold(season, tile, number),
         "N_Parcel": int(labels["INSTANCE_ANNOTATIONS/INSTANCES"].max()),
-        "Parcel_Cover": round(float((labels["ANNOTATIONS/ParcelIDs"] > 0).mean()), 4),
+        "Parcel_Cover": round(float((labels["ANNOTATIONS/ParcelIDs"] != 0).mean()), 4),
         "TILE": land.place.tile,
     }
     moments = {}
@@ -156,7 +156,7 @@ def _check(season: Season) -> None:
         raise ArgumentError(f"patches={season.patches}: expected 1 to {9999 * len(PLACES)}, ids have five digits")
     if season.size < 8:
         raise ArgumentError(f"size={season.size}: expected at least 8 pixels, a field is about 15 across")
-    if len(season.dates) != 2 or not 1 <= season.dates[0] <= season.dates[1]:
+    if not 1 <= season.dates[0] <= season.dates[1]:
         raise ArgumentError(f"dates={season.dates}: expected the least and the most dates of a patch, as (38, 61)")
     if season.folds < 1:
         raise ArgumentError(f"folds={season.folds}: expected at least 1")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eokit.data.synthetic.calendar import COVERS, CROPS, FIRST_CROP, NEVER, Crop
+from eokit.data.synthetic.noise import Array
 
 UNDECLARED = 0.06
 """Share of the fields that are grass which nobody declared: background to PASTIS, a meadow to the eye."""
@@ -18,8 +19,6 @@ CUTS = 6
 
 REGROWTH_DAYS = 17.0
 """Time constant of the regrowth after a cut."""
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -114,34 +113,42 @@ def canopy(surfaces: Surfaces, days: NDArray[np.integer], drought: float) -> Can
 
 def _cover_canopy(crop: Crop, parcels: Surfaces, when: Array, drought: float) -> tuple[Array, Array, Array]:
     """Green, brown and flower (S, T) of parcels that all bear `crop`."""
-    shift, end = parcels.shift[:, None], (parcels.shift + parcels.late)[:, None]
-    green = np.full((len(shift), when.shape[1]), crop.base, dtype=np.float32)
-    for growth in crop.growth:
-        for year in (0, 365) if crop.perennial else (0,):
-            day = when + year
-            green += growth.lai * (
-                _logistic((day - growth.rise - shift) / growth.rise_days)
-                - _logistic((day - growth.fall - end) / growth.fall_days)
-            )
-    summer = np.exp(-(((when - 212) / 38) ** 2))
-    green = np.maximum(green, 0) * (1 - drought * crop.drought * summer) * parcels.vigour[:, None]
+    shift, vigour = parcels.shift[:, None], parcels.vigour[:, None]
+    thirst = drought * crop.drought * np.exp(-(((when - 212) / 38) ** 2))
+    green = vigour * _growing(crop, parcels, when) * (1 - thirst)
+    brown = vigour * crop.brown * (thirst + _dying(crop, parcels, when))
     for number in range(CUTS):
         since = when - parcels.cuts[:, number, None]
-        regrowth = np.exp(-np.maximum(since, 0) / REGROWTH_DAYS)
-        green *= 1 - crop.cuts[2] * regrowth * _logistic(since / 0.7)
-    brown = np.float32(crop.brown) * parcels.vigour[:, None] * drought * crop.drought * summer
-    if crop.growth:
-        last = crop.growth[-1] if not crop.perennial else crop.growth[0]
-        dry = sum(
-            _logistic((when + year - last.fall - end) / last.fall_days)
-            for year in ((0, 365) if crop.perennial else (0,))
-        )
-        dead = _logistic((when - last.rise - shift) / last.rise_days) if crop.perennial else np.float32(0)
-        brown = brown + np.float32(crop.brown) * parcels.vigour[:, None] * np.maximum(dry - dead, 0)
+        green = green * (1 - crop.cuts[2] * np.exp(-np.maximum(since, 0) / REGROWTH_DAYS) * _logistic(since / 0.7))
     if not crop.perennial:
         green, brown = _field_work(crop, parcels, when, green, brown)
     flower = crop.flower[2] * np.exp(-(((when - crop.flower[0] - shift) / crop.flower[1]) ** 2))
-    return green, brown, np.broadcast_to(flower, green.shape)
+    return green, brown, flower
+
+
+def _growing(crop: Crop, parcels: Surfaces, when: Array) -> Array:
+    """Green leaf area (S, T) of an undisturbed canopy; a perennial also shows what it grew the year before."""
+    shift, end = parcels.shift[:, None], (parcels.shift + parcels.late)[:, None]
+    green: Array = np.full((len(shift), when.shape[1]), crop.base, dtype=np.float32)
+    for growth in crop.growth:
+        for day in (when, when + 365) if crop.perennial else (when,):
+            risen = _logistic((day - growth.rise - shift) / growth.rise_days)
+            green = green + growth.lai * (risen - _logistic((day - growth.fall - end) / growth.fall_days))
+    return np.maximum(green, 0)
+
+
+def _dying(crop: Crop, parcels: Surfaces, when: Array) -> Array:
+    """The share (S, T) of the dead leaves that stands: after the main growth, and in a perennial until the next one."""
+    shift, end = parcels.shift[:, None], (parcels.shift + parcels.late)[:, None]
+    if not crop.growth:
+        return np.zeros((len(shift), when.shape[1]), dtype=np.float32)
+    if not crop.perennial:
+        last = crop.growth[-1]
+        return _logistic((when - last.fall - end) / last.fall_days)
+    main = crop.growth[0]
+    last_year = _logistic((when + 365 - main.fall - end) / main.fall_days)
+    hidden = _logistic((when - main.rise - shift) / main.rise_days)
+    return np.maximum(last_year - hidden, 0) + _logistic((when - main.fall - end) / main.fall_days)
 
 
 def _field_work(crop: Crop, parcels: Surfaces, when: Array, green: Array, brown: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eokit.data.sensors import get_sensor
 from eokit.data.synthetic.calendar import COVERS
-from eokit.data.synthetic.phenology import Array
+from eokit.data.synthetic.noise import Array
 
 SENSOR = get_sensor("sentinel-2")
 BANDS = SENSOR.band_sets[10]

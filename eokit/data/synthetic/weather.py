@@ -11,8 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from eokit.data.synthetic.noise import SmoothField, Window
-from eokit.data.synthetic.phenology import Array
+from eokit.data.synthetic.noise import Array, SmoothField, Window
 from eokit.errors import ArgumentError
 
 FIRST_DAY, LAST_DAY = -112, 318
@@ -152,14 +151,14 @@ def _optical_days(rng: np.random.Generator, dates: tuple[int, int]) -> tuple[NDA
     return days[order], (np.arange(count) >= count - extra)[order]
 
 
-def _cloud_cover(rng: np.random.Generator, days: NDArray[np.int64]) -> NDArray[np.float64]:
+def _cloud_cover(rng: np.random.Generator, days: NDArray[np.int64]) -> Array:
     """Cloud fractions (T,): U-shaped, many clear and some overcast, cloudier in winter."""
     winter = 0.5 + 0.5 * np.cos(2 * np.pi * (days - 5) / 365)
     cover = rng.beta(0.25, 1.3 - 0.45 * winter)
     return np.where(cover < 0.03, 0.0, cover)
 
 
-def _sun(days: NDArray[np.int64], latitude: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _sun(days: NDArray[np.int64], latitude: float) -> tuple[Array, Array]:
     """Elevation and azimuth (clockwise from north) of the sun at the pass, radians."""
     declination = -np.deg2rad(23.44) * np.cos(2 * np.pi * (days + 10) / 365)
     north = np.deg2rad(latitude)
