@@ -78,7 +78,8 @@ class JEPA(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """batch: with targets["masked"] (B, h, w) bool, from `MaskTokens`.
 
-        Returns `loss` (), averaged over the hidden and seen tokens of all processes, and detached figures ():
+        Returns `loss` (), averaged over the hidden and seen tokens of all processes; `weight` (), how many of them this
+        process had, by which micro-batches are added up; and detached figures ():
         `feature_std` and `effective_rank` of the student's visible patches (means over dates), `target_std` of the
         teacher's tokens, `masked_share` of the seen tokens.
         """
@@ -90,7 +91,8 @@ class JEPA(nn.Module):
         # The loss is a sum of named terms: "jepa" predicts the teacher's tokens; distillation from a frozen foundation
         # model adds a term of its own here, on the same student tokens.
         terms = {"jepa": smooth_l1(prediction, target)}
-        return {"loss": torch.stack(list(terms.values())).sum(), **self._figures(student, masked, target, wanted)}
+        loss = torch.stack(list(terms.values())).sum()
+        return {"loss": loss, "weight": wanted.sum(), **self._figures(student, masked, target, wanted)}
 
     def after_step(self, progress: float) -> None:
         """After each optimiser step: move the teacher. progress: share of the run that is done, 0 to 1."""

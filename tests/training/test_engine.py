@@ -67,6 +67,11 @@ def test_micro_batches_add_up_to_the_large_batch(tmp_path, accumulate):
     torch.testing.assert_close(parts.net.state_dict(), whole.net.state_dict(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_that_does_not_divide_into_micro_batches_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="use a multiple of 2"):
+        train(tmp_path / "run", batch_size=5, accumulate=2)
+
+
 def test_a_continued_run_ends_with_the_same_bits(tmp_path):
     whole, _ = train(tmp_path / "whole", ToyRecipe(dropout=0.5))
     train(tmp_path / "run", ToyRecipe(dropout=0.5))

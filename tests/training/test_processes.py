@@ -67,6 +67,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     assert checkpoints(run / "checkpoints")[-1].name == f"step-{done:06d}"
 
 
+@pytest.mark.slow
 def test_loader_processes_give_the_same_losses(tmp_path):
     here(tmp_path / "none", "workers=0")
     assert toy(tmp_path / "two", "workers=2").returncode == 0
@@ -97,9 +98,3 @@ def test_all_processes_stop_at_one_signal(tmp_path):
         _, message = process.communicate(timeout=60)
     assert "saved; go on with: toy --resume" in message
     assert checkpoints(run / "checkpoints")
-
-
-def test_a_batch_that_does_not_divide_over_micro_batches_is_a_usage_error(tmp_path):
-    done = toy(tmp_path / "run", "batch_size=5", "accumulate=2")
-    assert done.returncode == 2
-    assert "use a multiple of 2" in done.stderr
