@@ -78,7 +78,7 @@ class Crop:
         return self.sowing == -NEVER
 
 
-CEREAL = Echo(vv=-14.4, vh=-19.0, attenuation=0.42)  # upright stalks take VV away in spring
+CEREAL = Echo(vv=-14.6, vh=-20.8, attenuation=0.4)  # upright stalks hide the soil in spring and scatter little
 BROAD = Echo(vv=-9.3, vh=-14.8, attenuation=0.40)
 
 CROPS = (
@@ -106,7 +106,7 @@ CROPS = (
     Crop(10, 1208, (Growth(1.1, -38, 12, 168, 8), Growth(4.2, 80, 12, 177, 8)),
          brown=2.9, harvest=203, sowing=-80, leaf=Leaf(1.1, 1.1, 0.93, 1.1), echo=CEREAL),
     Crop(11, 1704, (Growth(0.5, -15, 12, 158, 7), Growth(3.5, 76, 11, 162, 7)),
-         brown=2.1, harvest=186, sowing=-58, leaf=Leaf(1.1, 0.97, 0.95, 1.12), echo=Echo(-13.0, -18.6, 0.36)),
+         brown=2.1, harvest=186, sowing=-58, leaf=Leaf(1.1, 0.97, 0.95, 1.12), echo=Echo(-13.6, -20.0, 0.34)),
     Crop(12, 2619, (Growth(2.6, 128, 9, 200, 10), Growth(2.0, 222, 9, 300, 12)),
          harvest=305, sowing=85, jitter=24, vigour=0.3, bare_rows=0.18, leaf=Leaf(1.05, 1.05, 1.05, 0.95),
          echo=Echo(-9.8, -16.2, 0.35)),
@@ -121,7 +121,7 @@ CROPS = (
          base=1.2, wood=1.5, drought=0.15, brown=0.4, jitter=7, vigour=0.2, bare_rows=0.12,
          leaf=Leaf(0.85, 0.9, 0.85, 0.85), echo=Echo(-9.4, -15.2, 0.3)),
     Crop(17, 848, (Growth(1.0, -28, 14, 166, 9), Growth(3.8, 92, 13, 180, 9)),
-         brown=2.0, harvest=206, sowing=-66, jitter=9, leaf=Leaf(1.0, 1.0, 1.06, 0.95), echo=Echo(-12.3, -17.4, 0.4)),
+         brown=2.0, harvest=206, sowing=-66, jitter=9, leaf=Leaf(1.0, 1.0, 1.06, 0.95), echo=Echo(-13.0, -19.2, 0.38)),
     Crop(18, 707, (Growth(3.9, 176, 9, 262, 10),),
          brown=1.7, harvest=281, sowing=128, jitter=9, leaf=Leaf(1.06, 0.98, 0.92, 1.1), echo=Echo(-10.9, -16.8, 0.33)),
 )  # fmt: skip
@@ -135,7 +135,7 @@ GROUND_COVER = (
     Crop(0, 0, (Growth(0.6, 130, 15, 300, 20),), base=3.6, wood=5.0, jitter=0,
          leaf=Leaf(0.62, 0.6, 0.52, 0.48), echo=Echo(-9.0, -14.2, 0.6)),
     Crop(0, 0, (), jitter=0),
-    Crop(0, 0, (Growth(0.4, 100, 12, 300, 12),), base=0.25, jitter=0),
+    Crop(0, 0, (Growth(0.5, 100, 12, 300, 12),), base=0.5, jitter=0),
 )  # fmt: skip
 """What grows on the kinds of background, in the order of `fields.Ground` from MARGIN on."""
 

@@ -221,7 +221,7 @@ def _ground(view: View, rng: np.random.Generator) -> Array:
     bright = view.tile.surfaces.soil[view.rows][view.row] * np.exp(tone)
     tint = np.linspace(-0.5, 0.5, len(BANDS), dtype=np.float32)[:, None, None] * tone
     ground = curve("soil")[:, None, None] * bright * (1 - 0.6 * tint)
-    roofs = np.exp(0.4 * rng.standard_normal(tone.shape, dtype=np.float32))
+    roofs = np.exp(0.28 * rng.standard_normal(tone.shape, dtype=np.float32))
     built, water = view.cover == Ground.BUILT - 1, view.cover == Ground.WATER - 1
     ground = np.where(built, curve("built")[:, None, None] * roofs, ground)
     return np.where(water, curve("water")[:, None, None], ground).astype(np.float32)

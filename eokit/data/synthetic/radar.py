@@ -17,7 +17,7 @@ LOOKS = 1.1
 """Looks of one raw cell; averaging 2 x 2 of them gives the about 4.4 equivalent looks of Sentinel-1 IW GRD, and its
 correlation between neighbouring 10 m pixels (the resolution is 20 x 22 m)."""
 
-SOIL_DB = {"VV": (-12.4, 6.0), "VH": (-21.6, 4.5)}
+SOIL_DB = {"VV": (-12.2, 6.5), "VH": (-20.0, 6.5)}
 """Bare soil: dB at mean wetness, and dB between dry (0) and wet (1)."""
 
 HARD_DB = {Ground.WATER: (-19.5, -27.5), Ground.BUILT: (-5.0, -12.0)}

@@ -105,13 +105,13 @@ def test_every_crop_has_a_leaf_of_its_own():
     assert [cover.class_id for cover in COVERS[FIRST_CROP:]] == list(range(1, 19))
 
 
-def test_vh_grows_with_biomass():
+def test_vh_grows_with_the_biomass_of_corn():
     powers = [echo(biomass)[1] for biomass in (0.0, 1.0, 2.0, 4.0)]
     assert all(low < high for low, high in pairwise(powers))
 
 
-def test_cereal_stalks_take_vv_away():
-    assert echo(4.0, cover=WHEAT)[0] < 0.9 * echo(0.0, cover=WHEAT)[0]
+def test_cereal_stalks_hide_the_soil_from_the_radar():
+    assert (echo(4.0, cover=WHEAT) < 0.9 * echo(0.0, cover=WHEAT)).all()
 
 
 def test_wet_soil_is_brighter_in_the_radar():
