@@ -107,6 +107,8 @@ def _prepare(dest: Path, partial: Path, plan: Plan, options: WriteOptions) -> No
                 f"{partial} was begun from other data or with other options;"
                 " give the same ones again, or start anew with --overwrite and without --resume"
             )
+        for cut_off in partial.rglob(".*"):
+            cut_off.unlink()
         return
     with explained(partial):
         if partial.exists():
@@ -193,10 +195,8 @@ def _way_on(job: Job) -> str:
 
 def _put_in_place(partial: Path, dest: Path) -> None:
     """Rename the finished store to its name; an old one is moved away first and removed last."""
-    old = dest.with_name(f"{dest.name}.old")
+    old = dest.with_name(f".{dest.name}.replaced-{os.getpid()}")
     with explained(dest):
-        if old.exists():
-            shutil.rmtree(old)
         if dest.exists():
             dest.rename(old)
         partial.rename(dest)
