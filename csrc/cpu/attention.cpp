@@ -30,7 +30,9 @@ const AttentionKernels& kernels() {
 
 int64_t last(const Tensor& x) { return x.dim() - 1; }
 
-bool rows_are_contiguous(const Tensor& x) { return x.size(last(x)) <= 1 || x.stride(last(x)) == 1; }
+bool rows_are_contiguous(const Tensor& x) {
+  return x.numel() == 0 || x.size(last(x)) == 1 || x.stride(last(x)) == 1;
+}
 
 template <class T>
 Sequences<T> sequences(const Tensor& x, T* data) {

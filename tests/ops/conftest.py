@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from eokit.ops import library
+
+# Tests of the compiled kernels say so and are left out where they were not built.
+compiled = pytest.mark.skipif(not library.COMPILED, reason="the compiled library is not there")
+
+
+@pytest.fixture
+def poisoned():
+    """Fills everything that torch.empty and its kin return with NaN, so that an element left unwritten shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # torch.utils.deterministic.fill_uninitialized_memory is on by default
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def instruction_set():
+    """Switches the CPU kernels: instruction_set("avx2"); back to the best at the end."""
+    yield torch.ops.eokit.select_instruction_set
+    torch.ops.eokit.select_instruction_set("auto")

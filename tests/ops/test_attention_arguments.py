@@ -1,0 +1,55 @@
+"""Every wrong argument of ops.attention is one line that names it, its value and what was expected."""
+
+import pytest
+import torch
+
+from eokit.errors import ArgumentError, SetupError
+from eokit.ops import attention, library
+
+Q = torch.zeros(2, 3, 5, 2, 8)
+K = torch.zeros(2, 3, 7, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"q": Q[0, 0, 0]}, ["q has shape (2, 8)", "(..., Lq, H, D)"]),
+        ({"q": Q.int()}, ["q is torch.int32", "floating"]),
+        ({"k": K[:1]}, ["k has shape (1, 3, 7, 2, 8)", "(2, 3, Lk, 2, 8)"]),
+        ({"k": K[..., :4]}, ["k has shape (2, 3, 7, 2, 4)", "(2, 3, Lk, 2, 8)"]),
+        ({"k": K[0]}, ["k has shape (3, 7, 2, 8)"]),
+        ({"v": K[:, :, :6]}, ["v has shape (2, 3, 6, 2, 8)", "shape of k, (2, 3, 7, 2, 8)"]),
+        ({"v": K.double()}, ["v is torch.float64", "torch.float32"]),
+        ({"k": K.to("meta")}, ["k is on meta", "cpu"]),
+        ({"key_mask": torch.ones(2, 3, 7)}, ["key_mask is torch.float32", "torch.bool"]),
+        ({"key_mask": torch.ones(2, 7, dtype=torch.bool)}, ["key_mask has shape (2, 7)", "(2, 3, 7)"]),
+        ({"key_mask": torch.ones(2, 3, 1, dtype=torch.bool)}, ["key_mask has shape (2, 3, 1)", "(2, 3, 7)"]),
+        ({"bias": torch.zeros(5, 5)}, ["bias has shape (5, 5)", "(2, 3, 2, 5, 7)"]),
+        ({"bias": torch.zeros(5, 7).int()}, ["bias is torch.int32", "floating"]),
+        ({"scale": float("nan")}, ["scale is nan", "finite"]),
+        ({"backend": "cuda"}, ["backend is 'cuda'", "reference, sdpa, cpu"]),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else None,
+)
+def test_a_wrong_argument_is_named_with_its_value_and_what_was_expected(change, words):
+    arguments = {"q": Q, "k": K, "v": K} | change
+    with pytest.raises(ArgumentError) as caught:
+        attention(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.skipif(not library.COMPILED, reason="not built")
+@pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"bias": torch.zeros(5, 5)}])
+def test_the_cpu_backend_refuses_what_it_does_not_cover(change):
+    x = torch.zeros(5, 2, 8, dtype=change.get("dtype"))
+    with pytest.raises(ArgumentError, match='backend="cpu" takes float32'):
+        attention(x, x, x, bias=change.get("bias"), backend="cpu")
+
+
+def test_the_cpu_backend_without_its_library_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(library, "COMPILED", False)
+    monkeypatch.setattr(library, "_CPU_REASON", "it was never built")
+    with pytest.raises(SetupError, match="it was never built"):
+        attention(Q, K, K, backend="cpu")

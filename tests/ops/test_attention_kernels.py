@@ -1,0 +1,87 @@
+"""The compiled CPU kernels: every instruction set, any number of threads, nothing left unwritten."""
+
+import pytest
+import torch
+
+from eokit import _native
+from eokit.ops import attention, library
+from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
+from tests.ops.conftest import compiled
+
+pytestmark = compiled
+INSTRUCTION_SETS = _native.instruction_sets() if library.COMPILED else []
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    ("queries", "keys", "dim", "mask"),
+    [
+        (1, 1, 8, None),
+        (17, 17, 44, "scattered"),
+        (61, 61, 64, "prefix"),
+        (65, 400, 9, "scattered"),
+        (130, 7, 128, None),
+    ],
+)
+def test_every_instruction_set_is_as_exact_as_torch(instruction_set, name, queries, keys, dim, mask):
+    assert instruction_set(name) == name
+    assert_as_exact_as_torch(make_case(queries, keys, dim, mask))
+
+
+def test_the_best_instruction_set_is_the_default(instruction_set):
+    assert instruction_set("auto") == INSTRUCTION_SETS[-1]
+
+
+def test_an_unknown_instruction_set_is_refused(instruction_set):
+    with pytest.raises(RuntimeError, match="unknown instruction set mmx"):
+        instruction_set("mmx")
+
+
+@pytest.mark.parametrize("mask", [None, "scattered"])
+@pytest.mark.parametrize(("queries", "keys", "dim"), [(5, 17, 44), (61, 2, 8), (257, 200, 16)])
+def test_every_output_element_is_written(poisoned, queries, keys, dim, mask):
+    for name, x in make_case(queries, keys, dim, mask).run("cpu", torch.float32).items():
+        assert x.isfinite().all(), name
+
+
+def test_values_under_masked_keys_are_never_read():
+    case = make_case(9, 17, 16, "scattered")
+    before = case.run("cpu", torch.float32)
+    hidden = ~case.key_mask[..., None, None]
+    case.k, case.v = (torch.where(hidden, float("nan"), x) for x in (case.k, case.v))
+    for name, x in case.run("cpu", torch.float32).items():
+        assert torch.equal(x, before[name]), name
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    case = make_case(61, 61, 32, "scattered")
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(case.run("cpu", torch.float32))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(other[name], results[0][name]) for name in NAMES)
+
+
+def test_what_a_sequence_is_batched_with_changes_no_bit():
+    q, k, v = (torch.randn(6, 17, 2, 32) for _ in range(3))
+    together = attention(q, k, v, backend="cpu")
+    alone = torch.cat([attention(*(x[i : i + 1] for x in (q, k, v)), backend="cpu") for i in range(6)])
+    assert torch.equal(together, alone)
+
+
+def test_padding_with_masked_keys_changes_no_bit():
+    q, k, v = (torch.randn(3, 17, 2, 32) for _ in range(3))
+    longer = [torch.cat([x, torch.randn(3, 8, 2, 32)], dim=1) for x in (k, v)]
+    padded = attention(q, *longer, key_mask=torch.arange(25) < 17, backend="cpu")
+    assert torch.equal(padded, attention(q, k, v, backend="cpu"))
+
+
+def test_nan_in_a_valid_key_reaches_the_output():
+    q, k, v = (torch.randn(1, 5, 1, 16) for _ in range(3))
+    k[0, 2] = float("nan")
+    assert attention(q, k, v, backend="cpu").isnan().all()

@@ -1,0 +1,124 @@
+"""Loading the compiled libraries: what is missing never breaks the import and is told with its reason."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eokit.errors import UsageError
+from eokit.ops import backends, library
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+
+USE = """
+import json, torch
+from eokit.ops import attention, backends
+q, k, v = (torch.randn(2, n, 2, 16, requires_grad=True) for n in (5, 7, 7))
+exact = attention(q.double(), k.double(), v.double(), backend="reference")
+exact_grad = torch.autograd.grad(exact.square().sum(), q)[0]
+close = []
+for out in (attention(q, k, v), torch.ops.eokit.attention_forward(q, k, v, None, 0.25)[0]):
+    grad = torch.autograd.grad(out.square().sum(), q)[0]
+    close += [torch.allclose(out.double(), exact, atol=1e-5), torch.allclose(grad, exact_grad, atol=1e-4)]
+print(json.dumps([close, [[b.name, b.available, b.reason] for b in backends()]]))
+"""
+
+OPCHECK = """
+import torch
+from eokit.ops import attention
+q, k, v = (torch.randn(2, n, 2, 16, requires_grad=True) for n in (5, 7, 7))
+torch.library.opcheck(torch.ops.eokit.attention_forward.default, (q, k, v, None, 0.25))
+print("passed")
+"""
+
+# Put before a program: the compiled library is not found, and the report of the build is the one in {report}.
+HIDE = """
+from pathlib import Path
+glob, read = Path.glob, Path.read_text
+Path.glob = lambda self, pattern: [] if pattern.startswith("_C") else glob(self, pattern)
+Path.read_text = lambda self, *a, **k: read(Path({report!r}) if self.name == "_build_report.json" else self, *a, **k)
+"""
+
+
+def run_python(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+    )
+    return result.stdout.strip(), result.stderr.strip()
+
+
+def test_without_the_compiled_library_the_ops_stand_on_the_reference():
+    stdout, stderr = run_python(USE, EOKIT_BACKEND="reference")
+    assert stdout, stderr
+    close, found = json.loads(stdout)
+    assert all(close)
+    assert ["cpu", False, "not loaded, EOKIT_BACKEND=reference"] in found
+
+
+@pytest.mark.slow
+def test_the_ops_over_the_reference_pass_opcheck():
+    stdout, stderr = run_python(OPCHECK, EOKIT_BACKEND="reference")
+    assert stdout == "passed", stderr
+
+
+def test_a_library_that_is_not_there_is_told_with_the_reason_of_the_build(tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"_C": "the build failed: no compiler"}))
+    stdout, stderr = run_python(HIDE.format(report=str(report)) + USE)
+    assert stdout, stderr
+    close, found = json.loads(stdout)
+    assert all(close)
+    cpu = found[-1]
+    assert not cpu[1]
+    assert cpu[2].endswith("the build failed: no compiler")
+
+
+def test_a_damaged_library_does_not_break_the_import(tmp_path, monkeypatch):
+    (tmp_path / "_C.abi3.so").write_bytes(b"not a library")
+    monkeypatch.setattr(library, "PACKAGE", tmp_path)
+    monkeypatch.setattr(library, "_REQUESTED", None)
+    loaded, reason = library._load_compiled()
+    assert not loaded
+    assert "_C.abi3.so does not load" in reason
+    assert "\n" not in reason
+
+
+def test_the_reference_and_sdpa_are_always_there():
+    found = {backend.name: backend for backend in backends()}
+    assert list(found) == list(library.NAMES)
+    assert found["reference"].available
+    assert found["sdpa"].available
+    assert found["cpu"].available == library.COMPILED
+
+
+def test_an_unknown_backend_in_the_environment_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(library, "_REQUESTED", "gpu")
+    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu"):
+        library.default_backend()
+
+
+@pytest.mark.parametrize("name", list(library.SCHEMAS))
+def test_python_and_csrc_define_the_same_schemas(name):
+    source = re.sub(r'"\s*"', "", (CSRC / "library.cpp").read_text())
+    assert f'"{name}{library.SCHEMAS[name]}"' in source
+    assert hasattr(torch.ops.eokit, name)
+
+
+def test_the_kernels_use_nothing_of_torch_but_its_stable_headers():
+    includes = {line for path in CSRC.rglob("*.[ch]*") for line in path.read_text().splitlines() if "include <" in line}
+    of_torch = [line for line in includes if re.search(r"<(torch|ATen|c10)/", line)]
+    assert of_torch
+    assert all("<torch/csrc/stable/" in line or "<torch/headeronly/" in line for line in of_torch), of_torch
+
+
+@pytest.mark.skipif(not library.COMPILED, reason="not built")
+def test_native_tells_how_it_was_built():
+    from eokit import _native
+
+    assert set(_native.build_info()) == {"compiler", "flags", "torch_target"}
+    assert _native.instruction_sets()[0] == "portable"
