@@ -5,6 +5,7 @@ eokit/_build_report.json keeps the reason for `eokit doctor`.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,12 +18,13 @@ FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "
 
 
 def extensions():
-    """The compiled libraries, or none and the reason why."""
+    """The compiled libraries; none where the build has no torch or pybind11."""
     try:
+        from pybind11 import get_include
         from torch.utils.cpp_extension import CppExtension
     except ImportError as error:
-        return [], f"torch could not be imported during the build: {error}"
-    from pybind11 import get_include
+        print(f"eokit: compiled libraries left out, {error}", file=sys.stderr)
+        return []
 
     kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
@@ -38,7 +40,7 @@ def extensions():
             include_dirs=[get_include()],
             extra_compile_args=FLAGS + facts,
         ),
-    ], ""
+    ]
 
 
 def build_command():
@@ -50,18 +52,17 @@ def build_command():
 
     class BuildOrExplain(BuildExtension):
         def run(self):
-            failure = MISSING
+            outcome = "built"
             try:
                 super().run()
             except Exception as error:  # whatever a compiler, ninja or torch may raise
-                failure = f"the build failed: {_one_line(error)}"
+                outcome = f"the build failed with the C++ compiler {os.environ.get('CXX', 'c++')!r}: {_one_line(error)}"
                 self.extensions = []
-                print(f"eokit: compiled libraries left out, {failure}", file=sys.stderr)
+                print(f"eokit: compiled libraries left out, {outcome}", file=sys.stderr)
             into_source = self.inplace or getattr(self, "editable_mode", False)
             package = Path("eokit") if into_source else Path(self.build_lib, "eokit")
             package.mkdir(parents=True, exist_ok=True)
-            report = {"_C": failure or "built"}
-            (package / "_build_report.json").write_text(json.dumps(report) + "\n")
+            (package / "_build_report.json").write_text(json.dumps({"_C": outcome}) + "\n")
 
     return {"build_ext": BuildOrExplain}
 
@@ -70,11 +71,9 @@ def _one_line(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-MODULES, MISSING = extensions()
-
 setup(
     packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli"],
     package_dir={"eokit_cli": "cli"},
-    ext_modules=MODULES,
+    ext_modules=extensions(),
     cmdclass=build_command(),
 )
