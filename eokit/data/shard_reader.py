@@ -10,6 +10,9 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,26 +69,27 @@ class ShardedArray:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": {}}
 
-    def read(self, rows: np.ndarray, window: tuple[int, int, int, int] | None = None) -> np.ndarray:
-        """(len(rows), [C,] h, w): the given rows in the given order, and of each the window (y0, y1, x0, x1)."""
+    def read(
+        self, rows: np.ndarray, window: tuple[int, int, int, int] | None = None, buffer: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(len(rows), [C,] h, w): the given rows in the given order, and of each the window (y0, y1, x0, x1).
+
+        buffer: 1-D memory of this dtype, large enough, that the result is to lie in; fresh memory when None.
+        """
         y0, y1, x0, x1 = window or (0, self.shape[-2], 0, self.shape[-1])
         if not self._known:
             return self._read_by_zarr(rows, slice(y0, y1), slice(x0, x1))
         middle = self.shape[1:-2]
         # Three-axis label arrays are read as one band.
-        out = np.empty((len(rows), prod(middle), y1 - y0, x1 - x0), self.dtype)
+        shape = (len(rows), prod(middle), y1 - y0, x1 - x0)
+        out = np.empty(shape, self.dtype) if buffer is None else buffer[: prod(shape)].reshape(shape)
         tiles = (_cuts(y0, y1, self._chunk[-2]), _cuts(x0, x1, self._chunk[-1]))
         per_shard = self._grid[0]
-        current, file = -1, -1
-        try:
-            for chunk, runs in _runs_by_chunk(np.asarray(rows, np.int64), self._chunk[0]):
-                shard, depth = divmod(chunk, per_shard)
-                if shard != current:
-                    file, current = self._reopen(file, shard), shard
-                self._read_layer(file, shard, depth, runs, tiles, out)
-        finally:
-            if file >= 0:
-                os.close(file)
+        layers = _runs_by_chunk(np.asarray(rows, np.int64), self._chunk[0])
+        for shard, of_shard in groupby(layers, lambda layer: layer[0] // per_shard):
+            with self._opened(shard) as file:
+                for chunk, runs in of_shard:
+                    self._read_layer(file, shard, chunk % per_shard, runs, tiles, out)
         return out.reshape(len(rows), *middle, y1 - y0, x1 - x0)
 
     def _read_layer(
@@ -135,16 +139,20 @@ class ShardedArray:
             raise self._damaged(shard, number, "does not match its checksum")
         return frame
 
-    def _reopen(self, file: int, shard: int) -> int:
-        """Close `file`, open that of `shard`; -1 where there is none (a shard of fill values only)."""
-        if file >= 0:
-            os.close(file)
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[int]:
+        """The open file of `shard`; -1 where there is none (a shard of fill values only)."""
         try:
-            return os.open(self._file(shard), os.O_RDONLY)
+            file = os.open(self._file(shard), os.O_RDONLY)
         except FileNotFoundError:
-            return -1
+            yield -1
+            return
         except OSError as error:
             raise DataError(f"{self._file(shard)}: cannot be read ({error.strerror})") from None
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def _index(self, file: int, shard: int) -> np.ndarray:
         """(chunks of a shard, 2) uint64: offset and length of every chunk, from the end of the file."""
@@ -180,6 +188,7 @@ class ShardedArray:
         return np.asarray(array.oindex[(np.asarray(rows), *everything, *window)])
 
 
+@cache
 def contextual_blosc() -> Any:
     """`numcodecs.blosc` without its thread pool, as zarr-python sets it too: safe in threads and forked processes."""
     from numcodecs import blosc

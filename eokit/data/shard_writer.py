@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -70,10 +70,14 @@ class ShardWriter:
         for number, corner in enumerate(product(*(range(count) for count in self._grid[1:]))):
             parts = [slice(c * e, (c + 1) * e) for c, e in zip(corner, chunk_shape[1:], strict=True)]
             part = values[:, *parts]
-            if (part == fill).all():
+            # One pixel tells apart most chunks that hold something.
+            if part.flat[0] == fill and (part == fill).all():
                 continue
-            chunk = np.full(chunk_shape, fill, self._layout.dtype)
-            chunk[tuple(slice(length) for length in part.shape)] = part
+            if part.shape == chunk_shape:
+                chunk = np.ascontiguousarray(part)
+            else:
+                chunk = np.full(chunk_shape, fill, self._layout.dtype)
+                chunk[tuple(slice(length) for length in part.shape)] = part
             self._index[depth * per_layer + number] = self._append(self._compress(chunk))
 
     def _compress(self, chunk: np.ndarray) -> bytes:
@@ -123,10 +127,9 @@ def join_frames(frames: list[bytes]) -> bytes | None:
     if any(one != (size, size) for one in sizes) or any(frame[2] & 2 or frame[:4] != frames[0][:4] for frame in frames):
         return None
     blocks = [frame[20:] for frame in frames]
-    head = 16 + 4 * len(blocks)
-    ends = head + np.cumsum([len(block) for block in blocks])
-    starts = np.r_[head, ends[:-1]].astype("<i4").tobytes()
-    return b"".join((frames[0][:4], struct.pack("<III", size * len(blocks), size, ends[-1]), starts, *blocks))
+    starts = list(accumulate(map(len, blocks), initial=16 + 4 * len(blocks)))
+    head = struct.pack(f"<III{len(blocks)}i", size * len(blocks), size, starts[-1], *starts[:-1])
+    return b"".join((frames[0][:4], head, *blocks))
 
 
 def _frame(values: np.ndarray) -> bytes:

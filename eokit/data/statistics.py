@@ -43,9 +43,7 @@ class Histogram:
         if self._nodata is not None:
             missing = [int(counts[self._nodata]) if len(counts) > self._nodata else 0 for counts in found]
             if len(set(missing)) > 1:
-                raise ArgumentError(
-                    f"nodata is set {missing} times by band, expected in all bands of a pixel or none"
-                )
+                raise ArgumentError(f"nodata is set {missing} times by band, expected in all bands of a pixel or none")
         sums = self._of(fold)
         for band, counts in enumerate(found):
             sums[band, : len(counts)] += counts
@@ -57,13 +55,13 @@ class Histogram:
         return {"bands": list(spec.bands), "folds": folds, "all": every}
 
     def to_bytes(self) -> bytes:
-        """A compressed npz of the bins that are used."""
+        """An npz of the bins that are used."""
         arrays: dict[str, np.ndarray] = {}
         for fold, counts in self.counts.items():
             used = np.flatnonzero(counts.any(0))
-            arrays |= {f"{fold}/bins": used.astype(np.uint16), f"{fold}/counts": counts[:, used]}
+            arrays |= {f"{fold}/bins": used.astype(np.uint16), f"{fold}/counts": counts[:, used].astype(np.uint32)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
     def add_bytes(self, data: bytes) -> None:
