@@ -1,6 +1,6 @@
 """How fast a tree of PASTIS-R becomes a store, in MB of input a second.
 
-    python benchmarks/prepare.py --patches 16 --workers 2
+    python benchmarks/prepare.py --patches 32 --workers 2
 
 The input is a synthetic season of full-size patches (128 x 128 px, 38 to 61 Sentinel-2 dates, two Sentinel-1 orbits),
 so that it compresses like images and not like noise; it lies in the page cache. `check` opens the source and checks
@@ -28,7 +28,7 @@ TARGET_MB_PER_S = 100.0
 
 
 @click.command(help=__doc__)
-@click.option("--patches", default=16, show_default=True)
+@click.option("--patches", default=32, show_default=True)
 @click.option("--workers", default=2, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--layout", default="default", show_default=True)
