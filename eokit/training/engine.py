@@ -168,9 +168,9 @@ def next_batch(batches: Iterator[Batch], clock: Clock) -> Batch:
         try:
             return next(batches)
         except EokitError as error:
-            # torch puts the worker's traceback into the message; its last line is "module.Class: message".
-            line = str(error).strip().splitlines()[-1]
-            raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+            # From a worker, torch puts the whole traceback into the message, which ends "module.Class: message".
+            kind = type(error)
+            raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

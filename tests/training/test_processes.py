@@ -98,3 +98,9 @@ def test_all_processes_stop_at_one_signal(tmp_path):
         _, message = process.communicate(timeout=60)
     assert "saved; go on with: toy --resume" in message
     assert checkpoints(run / "checkpoints")
+
+
+@pytest.mark.slow
+def test_an_error_in_a_loader_process_stays_one_line(tmp_path):
+    done = toy(tmp_path / "run", "workers=1", "--broken", 3)
+    assert (done.returncode, done.stderr) == (3, "sample 3 is cut\n")

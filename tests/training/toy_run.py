@@ -37,6 +37,7 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("--kill-after", type=int, default=-1)
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--broken", type=int, help="the sample that cannot be read")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("settings", nargs="*", help="key=value of LoopSettings")
     given = parser.parse_intermixed_args(arguments)
@@ -44,7 +45,7 @@ def train(arguments: list[str]) -> None:
     settings = LoopSettings.model_validate({"steps": "20", "batch_size": "4", "workers": "0", "lr": "0.01"} | values)
     recipe = Eventful(given.kill_after, settings.steps, given.slow, dropout=given.dropout)
     about = About(settings.model_dump(mode="json"), again="toy --resume", quiet=True)
-    fit(recipe, ToyData(), settings, given.out, resume=given.resume, about=about)
+    fit(recipe, ToyData(broken=given.broken), settings, given.out, resume=given.resume, about=about)
 
 
 if __name__ == "__main__":
