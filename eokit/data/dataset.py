@@ -30,7 +30,7 @@ class Draw(NamedTuple):
     """The `draw`-th time that position `index` of a data set is drawn: seeds everything random about the sample."""
 
     draw: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a draw
 
 
 @dataclass(frozen=True)

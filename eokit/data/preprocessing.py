@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,8 @@ class Preprocessing:
         """The inverse of `to_dict`; JSON lists become tuples again."""
         inputs = {}
         for name, one in plain.items():
-            tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in one.items()}
+            tuples: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in one.items()
+            }
             inputs[name] = Input(**tuples)
         return cls(inputs)

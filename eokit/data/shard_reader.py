@@ -34,11 +34,11 @@ _scratch = threading.local()
 
 
 class Run(NamedTuple):
-    """`count` consecutive rows: from row `src` of a chunk to row `dst` of the output."""
+    """`length` consecutive rows: from row `src` of a chunk to row `dst` of the output."""
 
     src: int
     dst: int
-    count: int
+    length: int
 
 
 class Cut(NamedTuple):
@@ -230,8 +230,8 @@ def _runs_by_chunk(rows: np.ndarray, chunk_rows: int) -> Iterator[tuple[int, lis
         for dst in wanted.tolist():
             src = int(rows[dst] - chunk * chunk_rows)
             last = runs[-1] if runs else None
-            if last and (last.src + last.count, last.dst + last.count) == (src, dst):
-                runs[-1] = last._replace(count=last.count + 1)
+            if last and (last.src + last.length, last.dst + last.length) == (src, dst):
+                runs[-1] = last._replace(length=last.length + 1)
             else:
                 runs.append(Run(src, dst, 1))
         yield int(chunk), runs
@@ -271,16 +271,16 @@ def _decode(frame: memoryview, runs: list[Run], chunk: np.ndarray) -> None:
     if total != chunk.nbytes:
         raise ValueError(f"holds {total} bytes, expected {chunk.nbytes}")
     row_bytes = total // rows
-    if sum(run.count for run in runs) >= rows or block == 0 or row_bytes % block:
+    if sum(run.length for run in runs) >= rows or block == 0 or row_bytes % block:
         blosc.decompress(frame, chunk)
         return
     per_row = row_bytes // block
     for run in runs:
-        part = block_run(frame, run.src * per_row, run.count * per_row)
+        part = block_run(frame, run.src * per_row, run.length * per_row)
         if part is None:
             blosc.decompress(frame, chunk)
             return
-        blosc.decompress(part, chunk[run.src : run.src + run.count])
+        blosc.decompress(part, chunk[run.src : run.src + run.length])
 
 
 def block_run(frame: memoryview, first: int, count: int) -> bytes | None:
@@ -307,7 +307,7 @@ def block_run(frame: memoryview, first: int, count: int) -> bytes | None:
 
 def _contiguous_target(out: np.ndarray, runs: list[Run], row: Cut, shape: tuple[int, ...]) -> np.ndarray | None:
     """The part of `out` (1, rows, C, h, w) that a whole chunk can be decoded into directly, if it is one piece."""
-    one = shape[0] == 1 and len(runs) == 1 and runs[0].count == shape[1] and out.shape[1:] == shape[2:]
+    one = shape[0] == 1 and len(runs) == 1 and runs[0].length == shape[1] and out.shape[1:] == shape[2:]
     return out[None, runs[0].dst : runs[0].dst + shape[1]] if one and row.at == slice(0, shape[3]) else None
 
 

@@ -152,7 +152,7 @@ class Store:
             raise DataError(f"{self.path}: {label!r} has no classes to count; labels that have: {there}")
         by_fold = self.statistics["labels"][label]
         chosen = [by_fold[str(fold)] for fold in (by_fold if folds is None else folds) if str(fold) in by_fold]
-        return np.sum([[0] * len(self.labels[label].classes or ()), *chosen], axis=0, dtype=np.int64)
+        return np.array([[0] * len(self.labels[label].classes or ()), *chosen], np.int64).sum(0)
 
     def _offset(self, modality: str, sample: int) -> tuple[int, int]:
         """First row and number of dates of a sample."""
@@ -187,13 +187,14 @@ def _read_root(path: Path) -> dict[str, Any]:
 
 
 def _modality(name: str, facts: dict[str, Any]) -> ModalitySpec:
-    known = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     known.pop("wavelength", None)
     return ModalitySpec(name, **known)
 
 
 def _label(name: str, facts: dict[str, Any]) -> LabelSpec:
-    return LabelSpec(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return LabelSpec(name, **known)
 
 
 def _check_window(window: Window | None, shape: Sequence[int]) -> None:
