@@ -169,19 +169,19 @@ def _read_labels(source: Source, entry: Entry) -> dict[str, np.ndarray]:
             raise DataError(f"sample {entry.id}: {spec.name} has shape {layer.shape}, expected {spec.shape} (H, W)")
         if layer.dtype.kind not in "iu":
             raise DataError(f"sample {entry.id}: {spec.name} is {layer.dtype}, expected integers")
-        _check_values(entry, spec, int(layer.min()), int(layer.max()))
+        _check_values(entry, spec, layer)
         checked[spec.name] = layer.astype(spec.dtype)
     return checked
 
 
-def _check_values(entry: Entry, spec: LabelSpec, low: int, high: int) -> None:
-    info = np.iinfo(spec.dtype)
+def _check_values(entry: Entry, spec: LabelSpec, layer: np.ndarray) -> None:
+    info, low, high = np.iinfo(spec.dtype), int(layer.min()), int(layer.max())
     if low < info.min or high > info.max:
         raise DataError(f"sample {entry.id}: {spec.name} holds values {low}..{high}, {spec.dtype} cannot hold them")
     if spec.classes is None:
         return
     allowed = {*range(len(spec.classes)), spec.ignore}
-    strange = [value for value in {low, high} if value not in allowed]
+    strange = [value for value in np.unique(layer).tolist() if value not in allowed]
     if strange:
         known = f"0..{len(spec.classes) - 1}" + ("" if spec.ignore is None else f" and {spec.ignore} (ignored)")
         raise DataError(f"sample {entry.id}: {spec.name} holds the unknown class id {strange[0]}; known are {known}")

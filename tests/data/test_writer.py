@@ -264,6 +264,17 @@ def test_a_source_that_breaks_its_promise_is_named(tmp_path, message):
     assert not (tmp_path / "toy.zarr").exists()
 
 
+def test_an_unknown_class_below_a_large_ignore_value_is_found(tmp_path):
+    source = make_source((1,), size=8)
+    labels = (replace(source.spec.labels[0], ignore=255), source.spec.labels[1])
+    source.spec = replace(source.spec, labels=labels)
+    layer = np.full((8, 8), 255)
+    layer[0, 0] = 100
+    source.read_labels = lambda entry: {"semantic": layer, "parcel": np.zeros((8, 8), np.int32)}
+    with pytest.raises(DataError, match=r"unknown class id 100; known are 0\.\.3 and 255 \(ignored\)"):
+        write_store(source, tmp_path / "toy.zarr", QUIET)
+
+
 def test_nodata_in_some_bands_only_is_refused(tmp_path):
     source = make_source((1,))
     values = source.read(source.entries[0], "s2")
