@@ -73,7 +73,7 @@ def _load_compiled() -> tuple[bool, str]:
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
         return False, f"{found[0].name} does not load: {str(error).splitlines()[0]}"
-    return True, f"compiled kernels from {found[0].name}"
+    return True, f"{torch.ops.eokit.select_instruction_set('')} kernels from {found[0].name}"
 
 
 def _why_not_built() -> str:
