@@ -290,19 +290,17 @@ def block_run(frame: memoryview, first: int, count: int) -> bytes | None:
     uint32 bytes, block size, compressed bytes; the int32 start of every block, the blocks. Flag 2: plain copy.
     """
     total, block, size = struct.unpack_from("<III", frame, 4)
-    blocks = total // block
+    last = first + count
     if frame[2] & 2:
-        body, table = frame[16 + first * block : 16 + (first + count) * block], b""
+        starts, body = (), frame[16 + first * block : 16 + last * block]
     else:
-        starts = np.frombuffer(frame, "<i4", blocks, 16)
-        bounds = np.append(starts, size)
-        if (np.diff(bounds) <= 0).any():
+        bounds = (*struct.unpack_from(f"<{total // block}i", frame, 16), size)
+        if list(bounds) != sorted(set(bounds)):
             return None
-        begin = int(bounds[first])
-        body = frame[begin : int(bounds[first + count])]
-        table = (starts[first : first + count] - begin + 16 + 4 * count).astype("<i4").tobytes()
-    header = struct.pack("<III", count * block, block, 16 + len(table) + len(body))
-    return b"".join((frame[:4], header, table, body))
+        shift = bounds[first] - 16 - 4 * count
+        starts, body = tuple(start - shift for start in bounds[first:last]), frame[bounds[first] : bounds[last]]
+    table = struct.pack(f"<III{len(starts)}i", count * block, block, 16 + 4 * len(starts) + len(body), *starts)
+    return b"".join((frame[:4], table, body))
 
 
 def _contiguous_target(out: np.ndarray, runs: list[Run], row: Cut, shape: tuple[int, ...]) -> np.ndarray | None:
