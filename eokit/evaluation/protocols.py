@@ -37,6 +37,9 @@ from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majo
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
+FEW = 20
+"""With fewer test patches than this a bootstrap over patches hardly varies, and classes drop out of its resamples."""
+
 Protocol = Literal["knn", "linear", "finetuned", "random-forest"]
 
 
@@ -127,6 +130,8 @@ def evaluate(settings: EvaluateSettings) -> Report:
     study = lay_out(settings)
     protocol = chosen_protocol(settings, study.bundle)
     outcome = PROTOCOLS[protocol](study)
+    if len(outcome.matrices) < FEW:
+        study.notes.append(f"only {len(outcome.matrices)} patches: the intervals are rough, rare classes come and go")
     return Report.from_patches(
         outcome.matrices,
         ignore=study.labels.ignore,

@@ -46,6 +46,8 @@ from eokit.training.run import About
 
 VALIDATIONS = 10
 """Validations of a run, where the settings do not say every how many steps."""
+PATIENCE = 8
+"""Most of a run: the rate falls along a cosine, and much of the gain comes in its last, slow part."""
 
 
 class FinetuneLoop(LoopSettings):
@@ -82,7 +84,7 @@ class FinetuneSettings(Settings):
         default=None, gt=0, description="edge of the window of a training sample, pixels; null: all of it"
     )
     validate_every: int | None = Field(default=None, gt=0, description="steps; null: ten validations a run")
-    patience: int = Field(default=5, gt=0, description="stop after so many validations without a better mIoU")
+    patience: int = Field(default=PATIENCE, gt=0, description="stop after so many validations without a better mIoU")
     validate_on: int = Field(default=100, gt=0, description="at most so many patches a validation, over all its folds")
     limit: int | None = Field(default=None, gt=0, description="at most so many training patches")
     loop: FinetuneLoop = FinetuneLoop()
