@@ -1,0 +1,99 @@
+"""`eokit finetune` as it is typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.training.labelled_stores import BANDS, labelled_store, random_bundle
+
+QUICK = ["--steps", "3", "--batch-size", "2", "--dates", "3", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return labelled_store(tmp_path_factory.mktemp("data") / "toy.zarr")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, store):
+    return random_bundle(tmp_path_factory.mktemp("bundle") / "b", store)
+
+
+def test_the_end_says_where_the_bundle_is_and_what_comes_next(eokit, store, bundle, tmp_path):
+    code, out, err = eokit("finetune", bundle, "--data", store.path, "--out", "crops", *QUICK)
+    assert code == 0
+    assert "bundle  crops  (trained on SYNTHETIC data)" in out
+    assert f"next: eokit evaluate crops --data {store.path}" in out
+    assert "train 1 2 3, validation 4, test 5" in err
+    assert (tmp_path / "crops" / "bundle.json").is_file()
+    assert (tmp_path / "crops.run" / "events.jsonl").is_file()
+
+
+def test_the_chain_goes_on_to_evaluate(eokit, store, bundle):
+    eokit("finetune", bundle, "--data", store.path, "--out", "crops", *QUICK)
+    code, out, _ = eokit("evaluate", "crops", "--data", store.path, "--json")
+    told = json.loads(out)
+    assert (code, told["protocol"]) == (0, "finetuned")
+    assert told["provenance"]["bundle_provenance"]["train_folds"] == [1, 2, 3]
+
+
+def test_json_is_the_only_thing_on_stdout(eokit, store, bundle):
+    code, out, _ = eokit("finetune", bundle, "--data", store.path, "--out", "crops", "--json", *QUICK)
+    told = json.loads(out)
+    assert (code, told["bundle"], told["step"]) == (0, "crops", 3)
+    assert told["best_step"] in (1, 2, 3)
+
+
+def test_quiet_says_nothing(eokit, store, bundle):
+    assert eokit("finetune", bundle, "--data", store.path, "--out", "crops", "-q", *QUICK) == (0, "", "")
+
+
+def test_every_path_has_a_default(eokit, store, bundle, tmp_path):
+    for name, target in (("data/toy.zarr", store.path), ("runs/some/bundle", bundle)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(target)
+    assert eokit("finetune", *QUICK)[0] == 0
+    assert [path for path in (tmp_path / "runs").glob("finetune-20*") if (path / "bundle.json").is_file()]
+
+
+def test_resume_needs_nothing_but_the_bundle(eokit, store, bundle):
+    eokit("finetune", bundle, "--data", store.path, "--out", "crops", "--head", "linear", *QUICK)
+    code, _, err = eokit("finetune", "--out", "crops", "--resume", "auto")
+    assert code == 0
+    assert "going on from crops.run/checkpoints/step-000003 (3 of 3 steps done)" in err
+
+
+def test_a_run_that_is_there_is_not_overwritten(eokit, store, bundle):
+    eokit("finetune", bundle, "--data", store.path, "--out", "crops", *QUICK)
+    code, _, err = eokit("finetune", bundle, "--data", store.path, "--out", "crops", *QUICK)
+    assert code == 2
+    assert "crops.run is not empty; continue it with --resume auto, or choose another --out" in err
+
+
+def test_other_bands_are_exit_4_and_nothing_is_written(eokit, store, tmp_path):
+    shuffled = random_bundle(tmp_path / "shuffled", store, bands=BANDS[::-1])
+    code, _, err = eokit("finetune", shuffled, "--data", store.path, "--out", "crops", *QUICK)
+    assert code == 4
+    assert "trained on sentinel-2 bands B12 B11" in err
+    assert not list(tmp_path.glob("crops*"))
+
+
+def test_an_empty_fold_is_exit_3(eokit, store, bundle):
+    code, _, err = eokit("finetune", bundle, "--data", store.path, "--out", "crops", "--train-folds", "8", *QUICK)
+    assert code == 3
+    assert "no sample in folds 8; its folds are 1, 2, 3, 4, 5" in err
+
+
+def test_a_store_without_labels_is_exit_3(eokit, bundle, tmp_path):
+    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    code, _, err = eokit("finetune", bundle, "--data", bare.path, "--out", "crops", *QUICK)
+    assert code == 3
+    assert "no label layer 'semantic'" in err
+
+
+def test_a_setting_that_does_not_exist_is_exit_2(eokit, store, bundle):
+    code, _, err = eokit("finetune", bundle, "--data", store.path, "-o", "optimiser=sgd")
+    assert code == 2
+    assert "optimiser" in err
