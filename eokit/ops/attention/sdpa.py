@@ -22,8 +22,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Tensor | None, bias:
         if mask.shape[-3] == 1 and split < len(lead):
             mask = mask.expand(*lead, heads, *mask.shape[-2:])
         mask = mask.reshape(math.prod(lead[:split]), -1, *mask.shape[-2:])
-    folded = [_fold(x, split) for x in (q, k, v)]  # each (A, C, L, D), C = trailing leading dims * heads
-    out = scaled_dot_product_attention(*folded, attn_mask=mask, scale=scale)
+    q4, k4, v4 = (_fold(x, split) for x in (q, k, v))  # (A, C, L, D), C = trailing leading dimensions * heads
+    out = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask, scale=scale)
     out = out.transpose(1, 2).reshape(*lead[:split], length, *lead[split:], heads, dim)
     out = out.movedim(split, -3)
     return out if some is None else out * some
