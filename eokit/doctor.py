@@ -99,8 +99,8 @@ def _run(check: Callable[[], str]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         note, ok = check(), True
-    except ImportError as error:
-        note, ok = f"not installed: {error}", None
+    except ModuleNotFoundError as error:
+        note, ok = f"not installed: {error.name}", None if error.name in ("rasterio", "pyproj") else False
     except Exception as error:
         note, ok = f"{type(error).__name__}: {error}", False
     return {"ok": ok, "note": note, "seconds": round(time.perf_counter() - start, 3)}
