@@ -139,11 +139,13 @@ def _check_chunk() -> str:
 
 def _check_geotiff() -> str:
     import numpy as np
+    from rasterio import Affine
     from rasterio.io import MemoryFile
 
     classes = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
     with MemoryFile() as memory:
-        with memory.open(driver="COG", height=64, width=64, count=1, dtype="uint8", crs="EPSG:32631") as file:
+        grid = {"crs": "EPSG:32631", "transform": Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+        with memory.open(driver="COG", height=64, width=64, count=1, dtype="uint8", **grid) as file:
             file.write(classes, 1)
         with memory.open() as file:
             if not np.array_equal(file.read(1), classes):
