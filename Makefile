@@ -13,20 +13,20 @@ PIP    := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip --disa
 demo: $(VENV)/installed
 	$(BIN)/eokit demo --overwrite
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
-fast: $(VENV)/installed-test
+fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-dev
+types: $(VENV)/installed
 	$(BIN)/mypy
 
-imports: $(VENV)/installed-dev
+imports: $(VENV)/installed
 	$(BIN)/lint-imports --no-cache
 
 check: test lint types imports
@@ -37,15 +37,8 @@ $(VENV)/torch: constraints.txt
 	$(PIP) install setuptools wheel pybind11 ninja numpy torch
 	touch $@
 
+# One install for demo, tests and checks: a second one would compile the extension again.
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(PIP) install --no-build-isolation --editable '.[all]'
-	touch $@
-
-$(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install --no-build-isolation --editable '.[test]'
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/installed-test
 	$(PIP) install --no-build-isolation --editable '.[dev]'
 	touch $@
 
