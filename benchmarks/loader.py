@@ -128,10 +128,8 @@ def read_patches(path: Path, patches: int, rounds: int) -> dict[str, Any]:
     store, reference = Store.open(path), zarr.open_group(str(path), mode="r")["s2/data"]
     starts = [int(store._offset("s2", sample)[0]) for sample in range(patches)]
     frames = [compressed_chunks(store, sample) for sample in range(patches)]
-    buffer = np.empty(DATES * BANDS * SIZE * SIZE, np.int16)
     contenders = {
-        "eokit": lambda sample: store.read("s2", sample, buffer=buffer),
-        "eokit_fresh_memory": lambda sample: store.read("s2", sample),
+        "eokit": lambda sample: store.read("s2", sample),
         "zarr": lambda sample: reference[starts[sample] : starts[sample] + DATES],
         "decode": decoder(frames, store._pixels["s2"]._chunk),
     }

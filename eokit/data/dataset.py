@@ -6,10 +6,9 @@ which worker reads it when. A plain index is the deterministic reading of evalua
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import gcd, lcm, prod
+from math import gcd, lcm
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,6 @@ from eokit.data.sample import Sample, Series, Where
 from eokit.data.store import Store, Window
 from eokit.data.transforms import Transform
 from eokit.errors import ArgumentError, DataError
-
-_memory = threading.local()
 
 
 class Draw(NamedTuple):
@@ -112,20 +109,11 @@ class SampleDataset(Dataset[Sample]):
     ) -> Series:
         days = self.store.days(name, number)
         dates = None if self.dates is None else self.dates.pick(len(days), chance)
-        window = self._window(self._shape(name), corner)
-        stored = self.store.read(name, number, dates, window, self._buffer(name, len(days)))
+        stored = self.store.read(name, number, dates, self._window(self._shape(name), corner))
         values, valid = self.preprocessing.apply(name, stored)
         chosen = np.array(days if dates is None else days[dates], np.int32)
         sensor = self.preprocessing.inputs[name].sensor
         return Series(torch.from_numpy(values), torch.from_numpy(chosen), torch.from_numpy(valid), sensor)
-
-    def _buffer(self, name: str, dates: int) -> np.ndarray:
-        """Memory for stored values until they are normalised, one a thread, kept for the next sample."""
-        spec = self.store.modalities[name]
-        size = dates * prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        if getattr(_memory, "bytes", None) is None or len(_memory.bytes) < size:
-            _memory.bytes = np.empty(size, np.uint8)
-        return _memory.bytes[:size].view(spec.dtype)
 
     def _target(self, name: str, number: int, corner: tuple[int, int] | None) -> torch.Tensor:
         layer = self.store.read_label(name, number, self._window(self._label_shape(name), corner))

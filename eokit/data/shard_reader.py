@@ -69,20 +69,14 @@ class ShardedArray:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": {}}
 
-    def read(
-        self, rows: np.ndarray, window: tuple[int, int, int, int] | None = None, buffer: np.ndarray | None = None
-    ) -> np.ndarray:
-        """(len(rows), [C,] h, w): the given rows in the given order, and of each the window (y0, y1, x0, x1).
-
-        buffer: 1-D memory of this dtype, large enough, that the result is to lie in; fresh memory when None.
-        """
+    def read(self, rows: np.ndarray, window: tuple[int, int, int, int] | None = None) -> np.ndarray:
+        """(len(rows), [C,] h, w): the given rows in the given order, and of each the window (y0, y1, x0, x1)."""
         y0, y1, x0, x1 = window or (0, self.shape[-2], 0, self.shape[-1])
         if not self._known:
             return self._read_by_zarr(rows, slice(y0, y1), slice(x0, x1))
         middle = self.shape[1:-2]
         # Three-axis label arrays are read as one band.
-        shape = (len(rows), prod(middle), y1 - y0, x1 - x0)
-        out = np.empty(shape, self.dtype) if buffer is None else buffer[: prod(shape)].reshape(shape)
+        out = np.empty((len(rows), prod(middle), y1 - y0, x1 - x0), self.dtype)
         tiles = (_cuts(y0, y1, self._chunk[-2]), _cuts(x0, x1, self._chunk[-1]))
         per_shard = self._grid[0]
         layers = _runs_by_chunk(np.asarray(rows, np.int64), self._chunk[0])

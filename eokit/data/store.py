@@ -101,24 +101,15 @@ class Store:
         return self._small_array(f"{modality}/days")[start : start + count]
 
     def read(
-        self,
-        modality: str,
-        sample: int,
-        dates: Sequence[int] | np.ndarray | None = None,
-        window: Window | None = None,
-        buffer: np.ndarray | None = None,
+        self, modality: str, sample: int, dates: Sequence[int] | np.ndarray | None = None, window: Window | None = None
     ) -> np.ndarray:
-        """(t, C, h, w) in the stored dtype: all dates or the chosen ones (in their order), the patch or a window.
-
-        buffer: 1-D memory of the stored dtype for the result, for readers that use it up at once: pages that are not
-        fresh save a tenth of the time.
-        """
+        """(t, C, h, w) in the stored dtype: all dates or the chosen ones (in their order), the patch or a window."""
         start, count = self._offset(modality, sample)
         chosen = np.arange(count) if dates is None else np.asarray(dates, np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= count):
             raise ArgumentError(f"dates {chosen.min()}..{chosen.max()} of {self.ids[sample]}, it has 0..{count - 1}")
         _check_window(window, self.modalities[modality].shape[-2:])
-        return self._pixels[modality].read(start + chosen, window, buffer)
+        return self._pixels[modality].read(start + chosen, window)
 
     def read_label(self, name: str, sample: int, window: Window | None = None) -> np.ndarray:
         """(h, w) of one label layer."""

@@ -48,13 +48,6 @@ def test_rows_in_any_order_and_windows_equal_zarr_python(whole, rows, window):
     np.testing.assert_array_equal(array.read(np.array(rows, np.int64), window), expected)
 
 
-def test_a_given_buffer_holds_the_result(whole):
-    buffer = np.empty(12 * 6 * 64 * 64, np.int16)
-    found = whole.read("s2", 0, buffer=buffer)
-    assert np.shares_memory(found, buffer)
-    np.testing.assert_array_equal(found, whole.read("s2", 0))
-
-
 def test_the_group_opens_consolidated_with_its_attributes(whole):
     group = zarr.open_consolidated(str(whole.path))
     assert group.attrs["dataset"] == "toy"
