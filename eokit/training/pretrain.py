@@ -1,6 +1,7 @@
 """Pretraining an encoder on a store, without labels; what `eokit pretrain` calls.
 
-The bundle holds the teacher's encoder, the moving average of the trained one: it is what I-JEPA evaluates.
+The bundle holds the teacher's encoder, the moving average of the trained one, which is what I-JEPA evaluates; after a
+run so short that the teacher is still partly its random start, it holds the student's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -30,6 +31,7 @@ from eokit.models.base import config_from
 from eokit.models.bundle import Bundle, save_bundle
 from eokit.models.cropsts import CropSTS
 from eokit.models.registry import build_encoder
+from eokit.pretraining.ema import momentum_at
 from eokit.pretraining.jepa import JEPA, JEPAConfig
 from eokit.pretraining.masks import MaskTokens
 from eokit.tasks.inputs import choose_split, spread
@@ -63,8 +65,8 @@ SCALES = {
 """tiny: minutes on two cores. The others: batch and epochs that suit some thousand samples. A preset that is not here
 is fed like `paper`."""
 
-MOMENTUM = 0.996
-"""Of I-JEPA's teacher at the first step (facebookresearch/ijepa, configs/in1k_vith14_ep300.yaml)."""
+START_SHARE = 0.01
+"""Share of a teacher's weights that may still be those it started with."""
 
 
 class PretrainSettings(Settings):
@@ -131,7 +133,9 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
     result = fit(plan.recipe, plan.dataset, plan.settings.loop, out, resume=resume, about=about)
     bundle = out / "bundle"
     if is_first():
-        save_bundle(bundle, Bundle(plan.recipe.teacher, plan.preprocessing, provenance=provenance(plan, result)))
+        told = provenance(plan, result)
+        encoder = plan.recipe.teacher if told["encoder"] == "teacher" else plan.recipe.encoder
+        save_bundle(bundle, Bundle(encoder, plan.preprocessing, provenance=told))
     return PretrainResult(bundle, result, plan.settings, plan.masks, plan.store.synthetic)
 
 
@@ -214,7 +218,6 @@ def fill_in(settings: PretrainSettings, store: Store) -> tuple[PretrainSettings,
         "dates": settings.dates or scale.dates,
         "crop": settings.crop or min(scale.crop, edge),
         "epochs": None,
-        "jepa": {"momentum": teacher_momentum(steps)} | settings.jepa,
         "loop": loop.model_copy(update={"steps": steps}),
     }
     origin = store.dataset + (" (SYNTHETIC)" if store.synthetic else "")
@@ -223,13 +226,14 @@ def fill_in(settings: PretrainSettings, store: Store) -> tuple[PretrainSettings,
     return settings.model_copy(update=filled), notes
 
 
-def teacher_momentum(steps: int) -> tuple[float, float]:
-    """Momentum of the teacher at the first and the last step of a run.
+def kept_encoder(recipe: JEPA, steps: int) -> Literal["teacher", "student"]:
+    """Which encoder a run of `steps` keeps: the teacher, unless more than `START_SHARE` of it is the random start.
 
-    I-JEPA's 0.996 remembers 250 steps of 187,000. A short run with it would end with a teacher that is still half its
-    random start; so here the teacher never remembers more than a twentieth of the run.
+    With I-JEPA's momentum that is so below some 2,300 steps. A faster teacher is no way out: at 150 steps it followed
+    the student into a partial collapse.
     """
-    return (max(0.0, min(MOMENTUM, 1 - 20 / steps)), 1.0)
+    start = math.prod(momentum_at((step + 1) / steps, *recipe.config.momentum) for step in range(steps))
+    return "student" if start > START_SHARE else "teacher"
 
 
 def describe_masks(masks: MaskTokens, dataset: SampleDataset) -> str:
@@ -246,7 +250,7 @@ def provenance(plan: Plan, result: FitResult) -> dict[str, Any]:
     return {
         "eokit": __version__,
         "recipe": "jepa",
-        "encoder": "teacher",
+        "encoder": kept_encoder(plan.recipe, result.step),
         "preset": settings.preset,
         "dataset": plan.store.dataset,
         "synthetic": plan.store.synthetic,

@@ -18,7 +18,7 @@ from eokit.models.bundle import load_bundle
 from eokit.training import pretrain as module
 from eokit.training.checkpoint import checkpoints
 from eokit.training.events import read_events
-from eokit.training.pretrain import PretrainSettings, lay_out, pretrain, teacher_momentum, try_out
+from eokit.training.pretrain import PretrainSettings, kept_encoder, lay_out, pretrain, try_out
 from tests.training.small_stores import SMALL, store_with_fields, store_without_parcels
 
 
@@ -44,11 +44,21 @@ def tensors(run):
     return load_file(checkpoints(run / "checkpoints")[-1] / "state.safetensors")
 
 
-def test_the_bundle_holds_the_teacher(run):
-    kept = load_bundle(run.bundle).encoder.state_dict()
-    state = tensors(run.bundle.parent)
-    assert all(torch.equal(value, state[f"recipe.teacher.{name}"]) for name, value in kept.items())
-    assert not all(torch.equal(value, state[f"recipe.encoder.{name}"]) for name, value in kept.items())
+def holds(run, part):
+    """Whether the bundle of `run` has the weights of this part of the recipe."""
+    kept, state = load_bundle(run.bundle).encoder.state_dict(), tensors(run.bundle.parent)
+    return all(torch.equal(value, state[f"recipe.{part}.{name}"]) for name, value in kept.items())
+
+
+def test_the_bundle_of_a_short_run_holds_the_student(run):
+    assert holds(run, "encoder")
+    assert not holds(run, "teacher")
+
+
+def test_the_bundle_holds_the_teacher_once_that_has_forgotten_its_start(store, tmp_path):
+    result = pretrain(settings(store, tmp_path / "run", jepa={"momentum": [0.1, 0.1]}))
+    assert holds(result, "teacher")
+    assert load_bundle(result.bundle).provenance["encoder"] == "teacher"
 
 
 def test_the_bundle_says_how_it_came_to_be(run):
@@ -170,10 +180,10 @@ def test_a_larger_batch_is_estimated_to_keep_more(store):
     assert large.state_bytes == small.state_bytes
 
 
-def test_long_runs_have_the_momentum_of_ijepa_and_short_ones_forget_sooner():
-    assert teacher_momentum(100_000) == (0.996, 1.0)
-    assert teacher_momentum(200) == (0.9, 1.0)
-    assert teacher_momentum(1) == (0.0, 1.0)
+def test_long_runs_keep_the_teacher_and_short_ones_the_student(store):
+    recipe = lay_out(settings(store)).recipe
+    assert kept_encoder(recipe, 9_000) == "teacher"
+    assert kept_encoder(recipe, 500) == "student"
 
 
 @pytest.mark.slow
