@@ -32,6 +32,7 @@ from eokit.evaluation.report import Report
 from eokit.models.base import Encoder
 from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
+from eokit.nn.device import pick_device
 from eokit.tasks.heads import to_pixels
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
 from eokit.tasks.metrics import confusion
@@ -168,8 +169,7 @@ def lay_out(settings: EvaluateSettings) -> Study:
         torch.manual_seed(settings.seed)
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
     labels = Labels(settings.label, len(classes), ignore)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
-    reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
+    reading = Reading(settings.batch_size, settings.workers, pick_device(settings.device), settings.quiet)
     study = Study(settings, store, labels, classes, split, preprocessing, reading, bundle, notes)
     study.notes += leaks(study)
     return study

@@ -15,7 +15,7 @@ from eokit.data.folds import Split
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch
 from eokit.data.spec import LabelSpec
-from eokit.errors import DataError, UsageError, WeightsError
+from eokit.errors import DataError, EokitError, UsageError, WeightsError
 from eokit.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,11 +107,24 @@ def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator
 
     from eokit.data.collate import collate
 
-    loader = DataLoader(dataset, reading.batch_size, collate_fn=collate, num_workers=reading.workers)
+    # Forking a process with threads can hang, so loader processes come from a fork server.
+    context = "forkserver" if reading.workers else None
+    loader = DataLoader(
+        dataset, reading.batch_size, collate_fn=collate, num_workers=reading.workers, multiprocessing_context=context
+    )
     with Progress(what or "", len(dataset), quiet=reading.quiet or what is None) as bar:
-        for batch in loader:
-            yield batch.to(reading.device)
-            bar.advance(len(batch))
+        try:
+            for batch in loader:
+                yield batch.to(reading.device)
+                bar.advance(len(batch))
+        except EokitError as error:
+            raise one_line(error) from None
+
+
+def one_line(error: EokitError) -> EokitError:
+    """An error of a loader process as it was raised; torch wraps it in a traceback that ends "module.Class: message"."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2])
 
 
 def majority(labels: Tensor, patch_size: int, n_classes: int, ignore: int | None) -> Tensor:

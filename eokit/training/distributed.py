@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eokit.errors import SetupError, UsageError
+from eokit.nn.device import pick_device
 
 T = TypeVar("T")
 
@@ -100,26 +100,6 @@ def joined(device: str = "auto") -> Iterator[Team]:
             yield Team(dist.get_rank(), dist.get_world_size(), chosen)
         finally:
             dist.destroy_process_group()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; a GPU that is not there is a SetupError."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
-    if device.type != "cuda":
-        return device
-    count = torch.cuda.device_count()
-    index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
-    if index >= count:
-        raise SetupError(
-            f"device cuda:{index} is asked for, torch sees {count} GPUs; use --device cpu, or see `eokit doctor`"
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 class StopSignals:

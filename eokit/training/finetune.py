@@ -28,6 +28,7 @@ from eokit.data.transforms import FlipRotate
 from eokit.errors import DataError, UsageError
 from eokit.models.bundle import CONFIG_FILE, Bundle, load_bundle, newest_bundle, save_bundle
 from eokit.models.registry import build_encoder
+from eokit.nn.device import pick_device
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, spread
 from eokit.tasks.metrics import scores
 from eokit.tasks.segmentation import (
@@ -40,7 +41,7 @@ from eokit.tasks.segmentation import (
     weights_from_counts,
 )
 from eokit.training.checkpoint import find_start, resume_from
-from eokit.training.distributed import is_first, pick_device, team_size
+from eokit.training.distributed import is_first, team_size
 from eokit.training.engine import FitResult, LoopSettings, Validation, fit
 from eokit.training.run import About
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eokit.data.store import Store
-from eokit.errors import DataError, UsageError, WeightsError
+from eokit.errors import DataError, SetupError, UsageError, WeightsError
 from eokit.evaluation.protocols import PROTOCOLS, EvaluateSettings, evaluate
 from eokit.models.bundle import load_bundle, save_bundle
 from eokit.tasks.segmentation import SegmentationModel, Task
@@ -162,3 +162,8 @@ def test_other_bands_are_refused_by_every_protocol(score, store, tmp_path):
     for protocol in PROTOCOLS:
         with pytest.raises(WeightsError, match="give the bands in that order"):
             score(bundle=shuffled, protocol=protocol)
+
+
+def test_a_device_that_is_not_there_is_refused(score):
+    with pytest.raises(SetupError, match="cuda:99 is asked for"):
+        score(device="cuda:99")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from eokit.data.folds import PASTIS_SPLITS
 from eokit.data.spec import LabelSpec, ModalitySpec
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.tasks.inputs import choose_split, label_layer, majority, match_inputs
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
 from tests.tasks.toy import BANDS, preprocessing
 
 
@@ -96,3 +97,24 @@ def test_ties_go_to_the_lowest_id_and_void_tokens_have_none():
 def test_an_ignored_value_outside_the_classes_is_void_too():
     assert majority(torch.tensor([[[255, 255], [255, 3]]]), 2, 4, ignore=255).tolist() == [[[3]]]
     assert majority(torch.tensor([[[-1, -1], [-1, 0]]]), 2, 4, ignore=-1).tolist() == [[[0]]]
+
+
+class Broken:
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, key: int):
+        raise DataError(f"sample {key} is cut")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_reading_stays_one_line_with_and_without_loader_processes(workers: int):
+    with pytest.raises(DataError) as caught:
+        list(batches(Broken(), Reading(batch_size=1, workers=workers, quiet=True)))
+    assert str(caught.value) == "sample 0 is cut"
+
+
+def test_sample_numbers_are_thinned_out_evenly():
+    assert spread(np.arange(10, 20), 4).tolist() == [10, 13, 16, 19]
+    assert spread(np.arange(3), 4).tolist() == [0, 1, 2]
+    assert spread(np.arange(3), None).tolist() == [0, 1, 2]
