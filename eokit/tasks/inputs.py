@@ -122,7 +122,7 @@ def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator
 
 
 def one_line(error: EokitError) -> EokitError:
-    """An error of a loader process as it was raised; torch wraps it in a traceback that ends "module.Class: message"."""
+    """An error of a loader process as it was raised, without the traceback that torch wraps it in."""
     kind = type(error)
     return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2])
 
