@@ -1,9 +1,9 @@
 """The command line as a whole: fast help, lean imports, one-line errors with their exit codes."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -24,12 +24,13 @@ def loaded_after(code):
 
 
 def test_help_answers_fast():
-    times = []
+    spent = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert run("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3, "the best of five, because the machine may be busy"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.3, "processor seconds, the best of five, because the machine may be busy"
 
 
 @pytest.mark.parametrize("statement", ["import eokit", "import eokit.data.sensors", "import eokit_cli.main"])
