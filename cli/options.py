@@ -26,7 +26,9 @@ def common(command: Callable) -> Callable:
 
 def settings_options(command: Callable) -> Callable:
     """--config FILE and -o key=value, for verbs that have settings."""
-    override = click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any setting: -o lr=1e-3.")
+    override = click.option(
+        "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any setting that the file can hold."
+    )
     command = override(command)
     return click.option("--config", "config_file", type=PATH, help="Settings from a YAML file.")(command)
 

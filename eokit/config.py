@@ -42,8 +42,18 @@ def load_settings(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or kind.__name__
-        hint = f"; known keys: {', '.join(kind.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        hint = f"; known keys: {', '.join(_siblings(kind, first['loc']))}" if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"{where} = {first['input']!r}: {first['msg']}{hint}") from None
+
+
+def _siblings(kind: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known where an unknown one stands."""
+    for part in where[:-1]:
+        inner = kind.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        kind = inner
+    return list(kind.model_fields)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -97,8 +97,9 @@ def _gdal() -> dict[str, Any]:
 
 def _run(check: Callable[[], str]) -> dict[str, Any]:
     start = time.perf_counter()
+    ok: bool | None = True
     try:
-        note, ok = check(), True
+        note = check()
     except ModuleNotFoundError as error:
         note, ok = f"not installed: {error.name}", None if error.name in ("rasterio", "pyproj") else False
     except Exception as error:

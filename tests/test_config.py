@@ -33,7 +33,13 @@ def test_options_not_given_leave_the_file_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "told"),
-    [("optim.rate=1", "known keys"), ("steps=many", "many"), ("steps", "key=value"), ("steps.x=1", "steps")],
+    [
+        ("optim.rate=1", "known keys: lr"),
+        ("stepz=1", "known keys: steps, optim"),
+        ("steps=many", "many"),
+        ("steps", "key=value"),
+        ("steps.x=1", "steps"),
+    ],
 )
 def test_a_wrong_override_is_told_in_one_line(override, told):
     with pytest.raises(UsageError, match=told) as caught:
@@ -46,3 +52,12 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
     file.write_text("a: [1\n")
     with pytest.raises(UsageError, match=r"run\.yaml"):
         load_settings(Outer, file)
+
+
+@pytest.mark.parametrize("value", ["q", 1.5, True])
+def test_a_model_value_of_the_wrong_type_is_told(value):
+    from eokit.models.registry import build_encoder
+
+    with pytest.raises(UsageError, match="depth") as caught:
+        build_encoder("cropsts", "tiny", {"depth": value})
+    assert repr(value) in str(caught.value)

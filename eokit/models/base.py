@@ -7,7 +7,7 @@ nothing (tests/models/contract.py holds every registered encoder to it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -63,7 +63,19 @@ def config_from(kind: type[ConfigT], plain: Mapping[str, Any], name: str) -> Con
     if unknown:
         raise UsageError(f"{name}: unknown key {', '.join(unknown)}; known keys: {', '.join(known)}")
     tidy = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    for one in fields(kind):
+        _check_type(one, tidy.get(one.name), name)
     try:
         return kind(**tidy)
     except TypeError as error:
         raise UsageError(f"{name}: {error}") from None
+
+
+def _check_type(known: Field, value: Any, name: str) -> None:
+    """Refuse a value of another type than the field's default, where that is a plain one."""
+    default = known.default
+    if value is None or not isinstance(default, int | float | str):
+        return
+    fits = isinstance(value, int | float) if type(default) is float else isinstance(value, type(default))
+    if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise UsageError(f"{name}: {known.name} = {value!r}, expected a {type(default).__name__} such as {default!r}")

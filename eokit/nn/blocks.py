@@ -128,7 +128,7 @@ class AlternatingBlocks(nn.Module):
         return self.norm(x)
 
 
-def run_in_pieces(block: Block, x: Tensor, key_mask: Tensor, along: Along) -> Tensor:
+def run_in_pieces(block: nn.Module, x: Tensor, key_mask: Tensor, along: Along) -> Tensor:
     """The block on a few sequences at a time, writing over `x`: the same result without its large intermediates.
 
     Sequences along space are independent between dates, those along time between places, and samples always.
