@@ -28,7 +28,8 @@ from eokit.mapping.scene import Area
 from eokit.mapping.summary import ClassArea, MapResult, class_areas, tally
 from eokit.mapping.tiles import UNSEEN, Blender, Strip, Tile, batches, blend_weights, plan_strips
 from eokit.progress import Progress
-from eokit.viz.map import LegendEntry, class_colors, draw_map
+from eokit.viz.colors import class_colors
+from eokit.viz.map import LegendEntry, draw_map
 
 PIXEL_DATES = 1 << 20
 """Pixels x dates of a batch of automatic size: 64 dates of one tile of 128 px, or 8 dates of 8 tiles."""
@@ -54,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """What one run did: wall-clock seconds, tiles read and pixels predicted."""
+    """What one run did: wall-clock seconds, tiles read, pixels of the map drawn."""
 
     seconds: float = 0.0
     tiles: int = 0
@@ -99,13 +100,12 @@ def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequenc
     with Progress(f"predict {area.height:,} x {area.width:,} px", total, quiet=plan.quiet) as bar:
         for top, prepared in read_ahead(make, jobs, plan.workers):
             for finished in blender.advance(top):
-                partial.write(*finished)
+                pixels += partial.write(*finished)
             if prepared.batch is not None:
                 _blend(blender, prepared, probabilities(predictor, prepared), plan.overlap)
-                pixels += int(prepared.seen.sum())
             bar.advance(prepared.read, px_s=pixels / max(time.monotonic() - started, 1e-9))
         for finished in blender.advance(area.height):
-            partial.write(*finished)
+            pixels += partial.write(*finished)
     return Work(time.monotonic() - started, total, pixels)
 
 

@@ -151,6 +151,7 @@ class _OpenFiles:
 
         with ExitStack() as stack:
             stack.enter_context(self._locks[path])
+            stack.enter_context(rasterio.Env())  # sends GDAL's warnings to logging, which it does thread by thread
             if not self._keep:
                 yield stack.enter_context(rasterio.open(path))
                 return

@@ -104,7 +104,7 @@ def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int
 def _series(tile: Tile, modality: str, preprocessing: Preprocessing, patch_size: int) -> tuple[Series, np.ndarray]:
     """One modality of a tile, padded with unseen pixels to whole patches, and where (h, w) any date shows it."""
     values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window))
-    shown: np.ndarray = valid.any(axis=0)
+    shown = np.logical_or.reduce(valid, axis=0)
     dates = np.flatnonzero(valid.any(axis=(1, 2)))
     dates = dates if len(dates) else np.arange(min(1, len(valid)))
     edges = (0, -tile.window.width % patch_size, 0, -tile.window.height % patch_size)

@@ -10,22 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from eokit.data.preprocessing import NODATA, Preprocessing
-from eokit.data.sensors import get_sensor
+from eokit.data.spec import ModalitySpec
 from eokit.mapping.cog import confidence_path
 from eokit.mapping.names import EPOCH
 from eokit.mapping.scene import Area, Placed, Scene, Window, pixel_sides
-from eokit.viz.map import View
+from eokit.viz.map import UNSEEN_COLOUR, View
+from eokit.viz.series import find_bands
 
 LONGEST = 900
 """Pixels along the longer side of a picture's image."""
 DENSE = 0.25
 """Where samples cover less of their common box than this, a few of them are shown instead of the whole."""
 EXAMPLES = 4
-PROBES = 3
+PROBES = 4
 """The clearest date is looked for in PROBES x PROBES windows of PROBE pixels."""
 PROBE = 48
-VISIBLE = (665.0, 560.0, 490.0)
-"""Red, green and blue in nm; the nearest band within 40 nm stands for each."""
 
 
 class TrueColour(NamedTuple):
@@ -92,44 +91,32 @@ def _true_colour(
 
 def clearest_date(scene: Scene, colour: TrueColour, inside: Window) -> int:
     """The date whose bright end in blue (90th percentile: clouds, haze) is darkest among those that show most."""
-    shares, blues = [], []
-    steps = (np.arange(PROBES) + 0.5) / PROBES
-    probes = (
-        [
-            scene.read(
-                colour.modality,
-                Window(
-                    inside.top + int(max(0, down * inside.height - PROBE / 2)),
-                    inside.left + int(max(0, right * inside.width - PROBE / 2)),
-                    min(PROBE, inside.height),
-                    min(PROBE, inside.width),
-                ),
-            )[:, colour.bands[2]]
-            for down in steps
-            for right in steps
-        ]
-        if min(inside.height, inside.width) >= PROBES * PROBE
-        else [scene.read(colour.modality, inside)[:, colour.bands[2]]]
-    )
+    probes = [scene.read(colour.modality, probe)[:, colour.bands[2]] for probe in _probes(inside)]
     blue = np.concatenate([probe.reshape(len(probe), -1) for probe in probes], axis=1)
-    for row in blue:
-        seen = row[row != NODATA]
-        shares.append(len(seen) / len(row))
-        blues.append(np.percentile(seen, 90) if len(seen) else np.inf)
-    ranks = np.where(np.array(shares) >= 0.95 * max(shares), blues, np.inf)
-    return int(np.argmin(ranks))
+    seen = blue != NODATA
+    bright = [np.percentile(row[shown], 90) if shown.any() else np.inf for row, shown in zip(blue, seen, strict=True)]
+    shares = seen.mean(axis=1)
+    return int(np.argmin(np.where(shares >= 0.95 * shares.max(), bright, np.inf)))
+
+
+def _probes(inside: Window) -> list[Window]:
+    """Small windows spread over `inside`, or the whole where it is small itself."""
+    if min(inside.height, inside.width) < PROBES * PROBE:
+        return [inside]
+    return [
+        Window(inside.top + down, inside.left + right, PROBE, PROBE)
+        for down in np.linspace(0, inside.height - PROBE, PROBES).astype(int).tolist()
+        for right in np.linspace(0, inside.width - PROBE, PROBES).astype(int).tolist()
+    ]
 
 
 def _colour_bands(scene: Scene, preprocessing: Preprocessing) -> TrueColour | None:
     for modality in scene.days:
         one = preprocessing.inputs[modality]
-        sensor = get_sensor(one.sensor)
-        waves = np.array([sensor.band(name).wavelength or np.inf for name in one.bands])
-        nearest = [int(np.abs(waves - wanted).argmin()) for wanted in VISIBLE]
-        if len(scene.days[modality]) and all(
-            abs(waves[n] - wanted) <= 40 for n, wanted in zip(nearest, VISIBLE, strict=True)
-        ):
-            return TrueColour(modality, (nearest[0], nearest[1], nearest[2]))
+        spec = ModalitySpec(modality, one.sensor, one.bands, (len(one.bands), scene.height, scene.width))
+        bands = find_bands(spec, ("red", "green", "blue"))
+        if bands is not None and len(scene.days[modality]):
+            return TrueColour(modality, (bands[0], bands[1], bands[2]))
     return None
 
 
@@ -147,11 +134,11 @@ def _stretch(canvas: np.ndarray) -> np.ndarray:
     """(3, h, w) stored values -> (h, w, 3) uint8: one stretch for the three bands, so that hues stay true."""
     seen = (canvas != NODATA).all(axis=0)
     if not seen.any():
-        return np.full((*seen.shape, 3), 225, np.uint8)
+        return np.full((*seen.shape, 3), UNSEEN_COLOUR, np.uint8)
     low, high = np.percentile(canvas[:, seen], (1, 98))
     scaled = ((canvas - low) / max(high - low, 1)).clip(0, 1) ** (
         1 / 1.4
     )  # a mild gamma: fields are dark beside clouds
     rgb = np.moveaxis((scaled * 255).round().astype(np.uint8), 0, -1)
-    rgb[~seen] = 225
+    rgb[~seen] = UNSEEN_COLOUR
     return rgb

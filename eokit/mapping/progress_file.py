@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from eokit.errors import SetupError, UsageError
+from eokit.mapping.tiles import UNSEEN
 
 LAYERS = ("classes", "confidence")
 STATE = "progress.json"
@@ -44,16 +45,17 @@ class PartialMap:
                     file.truncate(shape[0] * shape[1])
             self._save_state()
 
-    def write(self, top: int, classes: np.ndarray, confidence: np.ndarray) -> None:
-        """Keep finished rows (h, W) that begin at row `top`; rows that are done already are left as they are."""
+    def write(self, top: int, classes: np.ndarray, confidence: np.ndarray) -> int:
+        """Keep finished rows (h, W) from row `top` on, but for those done already; returns the seen pixels kept."""
         skip = max(0, self.rows_done - top)
         if skip >= len(classes):
-            return
+            return 0
         with writing(self.folder):
             for layer, rows in zip(LAYERS, (classes, confidence), strict=True):
                 self._write_rows(layer, top + skip, rows[skip:])
             self.rows_done = top + len(classes)
             self._save_state()
+        return int((classes[skip:] != UNSEEN).sum())
 
     def rows(self, layer: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, width) uint8 of a layer."""
@@ -69,7 +71,7 @@ class PartialMap:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_rows(self, layer: str, top: int, rows: np.ndarray) -> None:
-        if (rows == 255).all():
+        if (rows == UNSEEN).all():
             return  # a hole already reads so
         with self._file(layer).open("r+b") as file:
             file.seek(top * self.shape[1])

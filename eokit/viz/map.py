@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from eokit.errors import SetupError
+from eokit.viz.style import bare, new_figure, save_figure, stamp_synthetic
 
 UNSEEN = 255
-UNSEEN_COLOUR = (225, 225, 225)
-"""Light grey; also the legend's `not seen`."""
+UNSEEN_COLOUR = (140, 140, 140)
+"""Mid grey, apart from the light grey of background and the white of void."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,23 @@ class LegendEntry:
 
 def draw_map(path: Path, views: Sequence[View], legend: Sequence[LegendEntry], title: str, synthetic: bool) -> Path:
     """Draw the PNG at `path`; returns `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SetupError("pictures need matplotlib; pip install 'eokit[viz]'") from None
     columns = 3 if any(view.rgb is not None for view in views) else 2
     width = 4.2 if len(views) == 1 else 2.6
     heights = [min(1.6, _aspect(view)) * width + 0.35 for view in views]
-    figure = Figure(figsize=(columns * width + 2.6, max(sum(heights) + 0.5, 3.4)), layout="constrained")
+    figure = new_figure(columns * width + 3.4, max(sum(heights) + 0.5, 0.22 * len(legend) + 1.2))
     grid = figure.subplots(len(views), columns, squeeze=False, height_ratios=heights)
     shown: Any = None
     for row, view in zip(grid, views, strict=True):
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-        axes = iter(row)
         if columns == 3:
-            _draw_true_colour(next(axes), view)
-        _draw_classes(next(axes), view, legend)
-        shown = _draw_confidence(next(axes), view)
+            _draw_true_colour(row[0], view)
+        _draw_classes(row[-2], view, legend)
+        shown = _draw_confidence(row[-1], view)
     figure.colorbar(shown, ax=grid[:, -1].tolist(), shrink=0.7, label="confidence, %")
     _draw_legend(figure, legend, any((view.classes == UNSEEN).any() for view in views))
     figure.suptitle(title, fontsize=10)
     if synthetic:
-        figure.text(0.99, 0.01, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=11, weight="bold", color="#b2182b")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise SetupError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
-    return path
+        stamp_synthetic(figure)
+    return save_figure(figure, path)
 
 
 def _aspect(view: View) -> float:
@@ -79,7 +68,7 @@ def _aspect(view: View) -> float:
 
 
 def _draw_true_colour(axes: Any, view: View) -> None:
-    axes.set_title(f"{view.title}\n{view.rgb_title}" if view.title else view.rgb_title, fontsize=8)
+    bare(axes, f"{view.title}\n{view.rgb_title}" if view.title else view.rgb_title)
     if view.rgb is None:
         axes.axis("off")
         return
@@ -91,14 +80,14 @@ def _draw_classes(axes: Any, view: View, legend: Sequence[LegendEntry]) -> None:
     for entry in legend:
         table[entry.number] = entry.colour
     axes.imshow(table[view.classes], aspect=view.metres[0] / view.metres[1], interpolation="nearest")
-    axes.set_title("classes", fontsize=8)
+    bare(axes, "classes")
     _draw_scale_bar(axes, view)
 
 
 def _draw_confidence(axes: Any, view: View) -> Any:
     masked = np.ma.masked_equal(view.confidence, UNSEEN)
     axes.set_facecolor(_fraction(UNSEEN_COLOUR))
-    axes.set_title("confidence", fontsize=8)
+    bare(axes, "confidence")
     aspect = view.metres[0] / view.metres[1]
     return axes.imshow(masked, cmap="viridis", vmin=0, vmax=100, aspect=aspect, interpolation="nearest")
 
@@ -136,7 +125,7 @@ def _draw_legend(figure: Any, legend: Sequence[LegendEntry], unseen: bool) -> No
     ]
     if unseen:
         patches.append(Patch(facecolor=_fraction(UNSEEN_COLOUR), edgecolor="0.4", label="not seen"))
-    figure.legend(handles=patches, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="outside right center", fontsize=8, frameon=False)
 
 
 def _fraction(colour: tuple[int, int, int]) -> tuple[float, float, float]:
@@ -145,11 +134,3 @@ def _fraction(colour: tuple[int, int, int]) -> tuple[float, float, float]:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else "< 0.1%"
-
-
-def class_colors(classes: Sequence[str]) -> list[tuple[int, int, int]]:
-    """One colour a class, far apart in hue."""
-    import colorsys
-
-    hues = [(0.07 + 0.618034 * number) % 1 for number in range(len(classes))]  # golden angle
-    return [tuple(round(255 * one) for one in colorsys.hsv_to_rgb(hue, 0.65, 0.85)) for hue in hues]  # type: ignore[misc]
