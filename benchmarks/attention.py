@@ -11,16 +11,15 @@ within a turn. No figure is taken before the results and gradients agree with fl
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from machine import machine
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -47,7 +46,12 @@ def main(shapes: tuple[str, ...], repeats: int, threads: int, out: Path) -> None
         torch.set_num_threads(threads)
     chosen = [tuple(map(int, shape.split(","))) for shape in shapes] or SHAPES
     rows = [row for shape in chosen for row in measure(shape, repeats)]
-    result = {"contenders": list(CONTENDERS), "repeats": repeats, "machine": machine(), "rows": rows}
+    result = {
+        "contenders": list(CONTENDERS),
+        "repeats": repeats,
+        "machine": machine("torch") | {"threads": torch.get_num_threads(), "backend": compiled()},
+        "rows": rows,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     click.echo(f"{out}: {len(rows)} rows")
@@ -161,18 +165,9 @@ def one_line(row: dict[str, Any]) -> str:
     return f"{shape:16} {row['pass']:18} {wall['ms']['ours']:8.2f} ms, {ratios}, {cpu['gflop_per_s']:.0f} GFLOP/s"
 
 
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {
-        "cpu": model,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "backend": next(one.reason for one in backends() if one.name == "cpu"),
-        "day": datetime.now(UTC).date().isoformat(),
-    }
+def compiled() -> str:
+    """Which compiled kernels are measured, or why there are none."""
+    return next(one.reason for one in backends() if one.name == "cpu")
 
 
 if __name__ == "__main__":

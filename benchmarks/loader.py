@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from typing import Any
 
 import click
 import numpy as np
+from machine import machine
 
 DATES, BANDS, SIZE = 61, 10, 128
 CHOSEN = 16
@@ -51,7 +50,7 @@ def main(patches: int, rounds: int, workers: int, out: Path) -> None:
         f"read_{CHOSEN}_random_dates": dates,
         "targets": TARGETS,
         "load_before": round(load, 1),
-        "machine": machine(),
+        "machine": machine("numpy", "zarr", "numcodecs"),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -214,25 +213,6 @@ def summary(times: dict[str, np.ndarray], size: int) -> dict[str, Any]:
             "times_eokit": round(statistics.median(seconds[:, 1] / times["eokit"][:, 1]), 2),
         }
     return facts
-
-
-def machine() -> dict[str, Any]:
-    """Processor, versions and commit of the measurement."""
-    import numcodecs
-    import zarr
-
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {
-        "processor": names[0].split(":", 1)[1].strip() if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "zarr": zarr.__version__,
-        "numcodecs": numcodecs.__version__,
-        "commit": commit.stdout.strip(),
-    }
 
 
 if __name__ == "__main__":

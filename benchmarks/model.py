@@ -10,16 +10,15 @@ time is measured beside wall time: on a machine that others use too, compare tha
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from machine import machine
 from torch import Tensor, nn
 
 import eokit.nn.blocks
@@ -53,7 +52,7 @@ def main(preset: str, size: int, dates: int, repeats: int, threads: int, out: Pa
         "model": f"cropsts {preset}",
         "input": {"dates": dates, "size": size, "tokens": dates * (size // encoder.patch_size) ** 2},
         "gflop": encoder.flops(1, dates, size, size) / 1e9,
-        "machine": machine(),
+        "machine": machine("torch") | {"threads": torch.get_num_threads()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -137,17 +136,6 @@ def summary(turns: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
         result[f"{clock}_seconds"] = {name: round(value, 3) for name, value in medians.items()}
         result[f"forward_over_products_{clock}"] = round(medians["forward"] / medians["products"], 3)
     return result
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "when": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": platform.processor() or platform.machine(),
-        "isa": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "backends": [one.name for one in eokit.ops.backends() if one.available],
-    }
 
 
 if __name__ == "__main__":

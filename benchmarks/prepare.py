@@ -12,16 +12,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from machine import machine
 
 TARGET_MB_PER_S = 100.0
 """Input to be prepared a second on two cores."""
@@ -42,7 +41,13 @@ def main(patches: int, workers: int, repeats: int, layout: str, folder: Path | N
     with tempfile.TemporaryDirectory(prefix="eokit-prepare-") as temporary:
         tree = season(folder or Path(temporary) / "PASTIS-R", patches, workers)
         result = measure(tree, Path(temporary) / "store.zarr", workers, repeats, layout)
-    result |= {"patches": patches, "workers": workers, "layout": layout, "input": "synthetic", "machine": machine()}
+    result |= {
+        "patches": patches,
+        "workers": workers,
+        "layout": layout,
+        "input": "synthetic",
+        "machine": machine("numpy", "zarr", "numcodecs"),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, indent=2))
@@ -105,24 +110,6 @@ def read_all(source: Any) -> None:
         for modality in source.spec.modalities:
             source.read(entry, modality.name)
         source.read_labels(entry)
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the day of the measurement."""
-    return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "processor": processor(),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
