@@ -11,9 +11,9 @@ from eokit_cli.options import PATH, common, emit, say, settings_options
 
 
 @click.command()
-@click.argument("bundle", type=PATH)
-@click.argument("source", type=PATH, metavar="STORE|GEOTIFF_DIR")
-@click.argument("out", type=PATH, metavar="OUT.tif")
+@click.argument("bundle", type=PATH, required=False)
+@click.argument("source", type=PATH, required=False, metavar="[STORE|GEOTIFF_DIR]")
+@click.argument("out", type=PATH, required=False, metavar="[OUT.tif]")
 @click.option(
     "--bands", metavar="B02,B03,...", help="Bands of the GeoTIFFs in their order, where the files do not say."
 )
@@ -22,12 +22,16 @@ from eokit_cli.options import PATH, common, emit, say, settings_options
     "--offset", type=float, help="Add after --scale: -1000 for Sentinel-2 L2A since baseline 04.00.  [default: 0]"
 )
 @click.option("--nodata", type=float, help="Value of unseen pixels, where the GeoTIFFs do not say.")
-@click.option("--folds", metavar="1,2,...", help="Only these folds of a store.")
-@click.option("--limit", type=int, help="Only the first N rows of tiles of a scene, or the first N samples of a store.")
-@click.option("--tile", type=int, help="Pixels along a tile.  [default: 128]")
-@click.option("--overlap", type=int, help="Pixels that neighbouring tiles share.  [default: 32]")
-@click.option("--batch-size", type=int, help="Tiles at once.  [default: by the number of dates]")
-@click.option("--workers", type=int, help="Threads that read ahead.  [default: 2]")
+@click.option("--folds", metavar="4,5", help="Only these folds of a store.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Only the first N rows of tiles of a scene, or the first N samples of a store.",
+)
+@click.option("--tile", type=click.IntRange(min=1), help="Pixels along a tile.  [default: 128]")
+@click.option("--overlap", type=click.IntRange(min=0), help="Pixels that neighbouring tiles share.  [default: 32]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Tiles at once.  [default: by the number of dates]")
+@click.option("--workers", type=click.IntRange(min=0), help="Threads that read ahead.  [default: 2]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...  [default: auto]")
 @click.option("--resume", is_flag=True, default=None, help="Continue an interrupted map.")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace a map that is there.")
@@ -38,27 +42,23 @@ def command(
 ) -> None:
     """Draw a map of BUNDLE's classes: OUT.tif, OUT_confidence.tif and OUT.png.
 
+    BUNDLE is the newest in ./runs, the store the only ./data/*.zarr and OUT.tif named like the source, unless given.
+
     The source is a store, or a folder of GeoTIFFs on one grid, one file a date (or one a band), dated in their names:
     20200113, 2020-01-13, Sentinel-2 product names. Subfolders s2/, s1-asc/ ... hold several sensors. Pixels that no
     date shows are nodata (255); for optical sensors all bands 0 counts as not seen.
     """
     from eokit.config import load_settings
+    from eokit.data.folds import parse_folds
     from eokit.mapping.predict import PredictSettings, predict
 
-    given["folds"] = _numbers(given["folds"])
+    given["folds"] = parse_folds(given["folds"]) if given["folds"] else None
     given["bands"] = tuple(name.strip() for name in given["bands"].split(",")) if given["bands"] else None
-    settings = load_settings(PredictSettings, config_file, overrides, given | {"quiet": quiet})
+    settings = load_settings(PredictSettings, config_file, overrides, given | {"quiet": quiet or None})
     results = predict(settings)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         say(f"note: {note}", quiet)
     emit({"maps": [result.to_dict() for result in results]}, as_json, lambda: "\n\n".join(map(_text, results)))
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(number) for number in text.split(",")) if text else None
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected numbers such as 4,5", param_hint="--folds") from None
 
 
 def _text(result: Any) -> str:

@@ -14,9 +14,9 @@ def only_store(folder: Path = Path("data")) -> Path:
         return stores[0]
     if not stores:
         raise UsageError(
-            f"no store in {folder.absolute()}: name one with --data STORE, or make one with"
+            f"no store in {folder.absolute()}: name the store, or make one with"
             " `eokit prepare pastis` or `eokit prepare synthetic`"
         )
     raise UsageError(
-        f"{folder.absolute()} holds {len(stores)} stores, choose with --data: {', '.join(map(str, stores))}"
+        f"{folder.absolute()} holds {len(stores)} stores, name one of {', '.join(map(str, stores))}"
     )

@@ -21,9 +21,9 @@ from torch.nn.functional import pad
 from eokit.data.collate import collate
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Sample, Series, Where
-from eokit.errors import SetupError
 from eokit.mapping.tiles import Tile
 from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
+from eokit.nn.device import pick_device
 from eokit.tasks.segmentation import SegmentationModel
 
 Item = TypeVar("Item")
@@ -52,19 +52,6 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     synthetic = bool(bundle.provenance.get("synthetic"))
     patch = bundle.encoder.patch_size
     return Predictor(model, bundle.preprocessing, model.task.classes, patch, _digest(folder), chosen, synthetic)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise SetupError(f"device {name!r} cannot be used here ({first}); --device cpu always can") from None
-    return device
 
 
 def _digest(folder: Path) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
 from eokit.config import Settings
+from eokit.data.find import only_store
 from eokit.data.preprocessing import Preprocessing
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.mapping.draw import Plan, draw
@@ -22,6 +22,7 @@ from eokit.mapping.patches import open_store
 from eokit.mapping.scene import Area
 from eokit.mapping.summary import MapResult
 from eokit.mapping.tiles import check_tiling
+from eokit.models.bundle import newest_bundle
 
 GDAL_CACHE_MB = 256
 """GDAL's own default is 5 % of the machine's memory, which alone can pass the 2 GiB that a map may take."""
@@ -29,35 +30,31 @@ SUFFIXES = (".tif", ".tiff")
 
 
 class PredictSettings(Settings):
-    """Everything that `eokit predict` can be told. `tile`, `overlap`: pixels. `batch_size`: tiles, 0 = automatic.
+    """Everything that `eokit predict` can be told."""
 
-    bands, scale, offset, nodata: see `eokit.mapping.geotiff.Reading`. limit: rows of tiles of a scene, samples of a
-    store.
-    """
-
-    bundle: Path
-    source: Path
-    out: Path
-    tile: Annotated[int, Field(gt=0)] = 128
-    overlap: Annotated[int, Field(ge=0)] = 32
-    batch_size: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 2
-    device: str = "auto"
-    bands: tuple[str, ...] | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-    nodata: float | None = None
-    folds: tuple[int, ...] | None = None
-    limit: Annotated[int, Field(gt=0)] | None = None
-    resume: bool = False
-    overwrite: bool = False
+    bundle: Path | None = Field(default=None, description="null: the newest in ./runs")
+    source: Path = Field(default_factory=only_store, description="a store, or a folder of dated GeoTIFFs")
+    out: Path | None = Field(default=None, description="the map; null: the source's name with .tif, in this folder")
+    tile: int = Field(128, gt=0, description="pixels along a tile, a multiple of the model's patch")
+    overlap: int = Field(32, ge=0, description="pixels that neighbouring tiles share, a multiple of the model's patch")
+    batch_size: int = Field(0, ge=0, description="tiles at once; 0: by the number of dates")
+    workers: int = Field(2, ge=0, description="threads that read ahead")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    bands: tuple[str, ...] | None = Field(None, description="bands of the GeoTIFFs in order; null: what the files say")
+    scale: float = Field(1.0, description="GeoTIFF values are multiplied by this")
+    offset: float = Field(0.0, description="and this is added")
+    nodata: float | None = Field(None, description="value of unseen pixels, where the GeoTIFFs do not say")
+    folds: tuple[int, ...] | None = Field(None, description="only these folds of a store")
+    limit: int | None = Field(None, gt=0, description="rows of tiles of a scene, or samples of a store")
+    resume: bool = Field(False, description="continue an interrupted map")
+    overwrite: bool = Field(False, description="replace a map that is there")
     quiet: bool = False
 
 
 def predict(settings: PredictSettings) -> list[MapResult]:
     """Draw the map of `settings.source` with the bundle's model."""
-    _check_target(settings.out, settings)
-    return predict_with(load_predictor(settings.bundle, settings.device), settings)
+    _check_target(_out(settings), settings)
+    return predict_with(load_predictor(settings.bundle or newest_bundle(), settings.device), settings)
 
 
 def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapResult]:
@@ -68,7 +65,7 @@ def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapRes
     logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's complaints are in our own errors
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         areas = _open_source(settings, predictor.preprocessing)
-        outs = [_out_path(settings.out, area, len(areas)) for area in areas]
+        outs = [_out_path(_out(settings), area, len(areas)) for area in areas]
         for out in outs:
             _check_target(out, settings)
         plan = _plan(settings)
@@ -76,7 +73,7 @@ def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapRes
             return [draw(predictor, area, out, plan) for area, out in zip(areas, outs, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(
-                f"{settings.out}: interrupted, finished rows are kept; run the same command with --resume"
+                f"{_out(settings)}: interrupted, finished rows are kept; run the same command with --resume"
             ) from None
 
 
@@ -102,6 +99,10 @@ def _plan(settings: PredictSettings) -> Plan:
     same = ("tile", "overlap", "batch_size", "workers", "resume", "overwrite", "quiet")
     rows = None if _is_store(settings.source) else settings.limit
     return Plan(rows=rows, **{name: getattr(settings, name) for name in same})
+
+
+def _out(settings: PredictSettings) -> Path:
+    return settings.out or Path(f"{settings.source.stem or 'map'}.tif")
 
 
 def _out_path(out: Path, area: Area, n_areas: int) -> Path:

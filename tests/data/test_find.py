@@ -17,7 +17,7 @@ def test_the_only_store_is_found(tmp_path):
 def test_several_stores_are_listed(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "b.zarr").mkdir()
-    with pytest.raises(UsageError, match=r"2 stores, choose with --data: .*a\.zarr, .*b\.zarr"):
+    with pytest.raises(UsageError, match=r"2 stores, name one of .*a\.zarr, .*b\.zarr"):
         only_store(tmp_path)
 
 
