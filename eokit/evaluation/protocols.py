@@ -241,7 +241,11 @@ def forest(study: Study) -> Outcome:
         truth = random_forest.same_grid(sample, labels)
         prediction = fitted.predict(sample, (truth.shape[0], truth.shape[1]))
         matrices.append(confusion(prediction[None], truth[None], labels.n_classes, labels.ignore))
-    details: dict[str, Any] = {"trees": random_forest.TREES, "columns": int(fitted.model.n_features_in_)}
+    details: dict[str, Any] = {
+        "trees": random_forest.TREES,
+        "share_per_tree": random_forest.SHARE,
+        "columns": int(fitted.model.n_features_in_),
+    }
     details |= {"modalities": list(study.preprocessing.inputs), "train_pixels": int(fitted.support.sum())}
     return Outcome(torch.cat(matrices).numpy(), "pixel", details, fitted.support)
 
