@@ -40,6 +40,8 @@ WARNING = (
     " that the software works; they say nothing of how well a model maps real crops."
 )
 STEPS = 7
+LEARN_FROM = 15_000
+"""Tokens or pixels that each contender learns from; a random forest on all 98,000 would take minutes."""
 Made = TypeVar("Made")
 
 
@@ -210,7 +212,7 @@ SCORES_NOTE = (
 
 def _evaluation(chain: Chain, **how: Any) -> EvaluateSettings:
     data, seed, quiet = chain.path("season.zarr"), chain.settings.seed, chain.settings.quiet
-    return EvaluateSettings(data=data, seed=seed, quiet=quiet, **how)
+    return EvaluateSettings(data=data, seed=seed, quiet=quiet, max_tokens=LEARN_FROM, **how)
 
 
 def _summary(report: Report) -> dict[str, Any]:
