@@ -18,7 +18,7 @@ from eokit.evaluation.features import Tokens
 from eokit.tasks.metrics import confusion, summarise
 from eokit.tasks.segmentation import NEVER
 
-L2 = (1e-1, 1e-2, 1e-3, 1e-4)
+L2 = (1e-2, 1e-3, 1e-4, 1e-5)
 """Penalties tried, per token: the loss is the mean cross-entropy + L2 / 2 x the squared norm of the weights."""
 L2_DEFAULT = 1e-3
 ITERATIONS = 200

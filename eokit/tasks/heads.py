@@ -10,8 +10,42 @@ from torch import Tensor, nn
 
 from eokit.models.base import Features
 
+SHRINKAGE = 1e-3
+"""Added to every variance, as a share of their mean: directions below it are rounding (bf16) rather than signal."""
+
 CONV_WIDTH, CONV_WIDTH_MIN = 128, 32
 """Channels of the convolutional head on the token grid, halved at each doubling of the grid down to the least."""
+
+
+class Whitening(nn.Module):
+    """A fixed linear map after which token features are centred, of unit variance and uncorrelated.
+
+    Variances of an encoder's features span many powers of ten (place and season carry most of it, the crop little);
+    gradient descent would need thousands of steps to find the small ones. The identity until `fit`.
+    """
+
+    center: Tensor
+    matrix: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("matrix", torch.eye(width))
+
+    @torch.no_grad()
+    def fit(self, tokens: Tensor) -> None:
+        """Take mean and covariance from feature vectors (n, D); any n, the shrinkage fills in what it leaves open."""
+        tokens = tokens.detach().cpu().double()
+        variances, axes = torch.linalg.eigh(torch.cov(tokens.T))
+        variances = variances.clamp_min(0)
+        scale = (variances + SHRINKAGE * variances.mean()).clamp_min(1e-12).rsqrt()
+        self.center.copy_(tokens.mean(0))
+        self.matrix.copy_((axes * scale) @ axes.T)  # symmetric: the signs of the axes do not matter
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w), in float32 also under autocast: small directions would drown in bf16."""
+        with torch.autocast(maps.device.type, enabled=False):
+            return torch.einsum("bdhw,de->behw", maps.float() - self.center[:, None, None], self.matrix)
 
 
 class LinearHead(nn.Module):
@@ -20,11 +54,12 @@ class LinearHead(nn.Module):
     def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.whitening = Whitening(width)
         self.classify = nn.Linear(width, n_classes)
 
     def forward(self, features: Features) -> Tensor:
         """Logits (B, K, h p, w p) of patch features (B, D, h, w), p = patch size."""
-        tokens = features.patch.movedim(1, -1)  # (B, h, w, D)
+        tokens = self.whitening(features.patch).movedim(1, -1)  # (B, h, w, D)
         return to_pixels(self.classify(tokens).movedim(-1, 1), self.patch_size)
 
 
@@ -38,6 +73,7 @@ class ConvHead(nn.Module):
     def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.whitening = Whitening(width)
         stages = math.floor(math.log2(patch_size))
         channels = CONV_WIDTH
         layers: list[nn.Module] = [_conv(width, channels)]
@@ -51,7 +87,7 @@ class ConvHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Logits (B, K, h p, w p) of patch features (B, D, h, w), p = patch size."""
-        logits = self.classify(self.decode(features.patch))
+        logits = self.classify(self.decode(self.whitening(features.patch)))
         return to_pixels(logits, self.remaining)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,8 @@ from eokit.training.run import About
 
 VALIDATIONS = 10
 """Validations of a run, where the settings do not say every how many steps."""
+WHITENED = 32
+"""Patches whose token features set the head's whitening: 32,768 tokens of 128 px patches cut in fours."""
 PATIENCE = 8
 """Most of a run: the rate falls along a cosine, and much of the gain comes in its last, slow part."""
 
@@ -184,6 +187,18 @@ def data_of(plan: Plan) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         return plan.dataset, plan.validation
     kept = FeatureDataset(plan, plan.dataset, "features to train on")
     return kept, FeatureDataset(plan, plan.validation, "features to validate on") if plan.validation else None
+
+
+def whiten(plan: Plan, dataset: Dataset[Sample]) -> None:
+    """Set the head's whitening by features of some training patches, as the encoder makes them before it learns."""
+    if isinstance(dataset, FeatureDataset):
+        samples = dataset.samples[:WHITENED]
+    else:  # the windows that training sees (the same places in the positional code), but none turned
+        some = copy(plan.dataset)
+        some.indices, some.transforms = spread(some.indices, WHITENED), ()
+        samples = FeatureDataset(plan, some, "features to whiten").samples
+    tokens = [one.targets["patch"][:, one.targets["seen"]].T for one in samples]
+    plan.recipe.model.head.whitening.fit(torch.cat(tokens))
 
 
 class FeatureDataset(Dataset[Sample]):

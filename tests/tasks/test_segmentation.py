@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from eokit.errors import WeightsError
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.heads import ConvHead, seen_pixels, to_pixels
+from eokit.tasks.heads import ConvHead, Whitening, seen_pixels, to_pixels
 from eokit.tasks.segmentation import (
     SegmentationModel,
     SegmentationRecipe,
@@ -178,3 +178,39 @@ def test_upsampling_keeps_a_constant_map_constant():
 def test_every_pixel_of_a_token_is_seen_where_the_token_is():
     seen = torch.tensor([[[True, False]]])
     assert seen_pixels(seen, 2).tolist() == [[[True, True, False, False]] * 2]
+
+
+def correlated(n: int, width: int, seed: int = 0) -> torch.Tensor:
+    """(n, D) vectors with variances over four powers of ten, correlated, far from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    return torch.randn(n, width, generator=generator) * torch.logspace(-2, 0, width) @ mix + 5
+
+
+def as_maps(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.T[None, :, :, None]
+
+
+def test_whitened_features_are_centred_uncorrelated_and_of_unit_variance():
+    whitening, tokens = Whitening(8), correlated(5000, 8)
+    whitening.fit(tokens)
+    out = whitening(as_maps(tokens))[0, :, :, 0].T
+    torch.testing.assert_close(out.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
+    # the shrinkage leaves the smallest of the variances, a 2000th of their mean, at a third
+    variances = torch.linalg.eigvalsh(torch.cov(out.T))
+    assert (variances < 1.001).all()
+    assert (variances[-6:] > 0.8).all()
+
+
+def test_fewer_tokens_than_channels_can_be_whitened():
+    whitening = Whitening(16)
+    whitening.fit(correlated(5, 16))
+    assert torch.isfinite(whitening(as_maps(correlated(9, 16, seed=1)))).all()
+
+
+def test_whitening_is_not_rounded_under_autocast():
+    whitening, tokens = Whitening(8), correlated(500, 8)
+    whitening.fit(tokens)
+    plain = whitening(as_maps(tokens))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(whitening(as_maps(tokens)), plain)
