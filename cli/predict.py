@@ -23,6 +23,7 @@ from eokit_cli.options import PATH, common, emit, say, settings_options
 )
 @click.option("--nodata", type=float, help="Value of unseen pixels, where the GeoTIFFs do not say.")
 @click.option("--folds", metavar="4,5", help="Only these folds of a store.")
+@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: all]")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),

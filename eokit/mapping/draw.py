@@ -41,12 +41,16 @@ MADE_OF_TAG = "EOKIT_MADE_OF"
 
 @dataclass(frozen=True)
 class Plan:
-    """How to draw. `tile`, `overlap`: pixels. `batch_size`: tiles, 0 = automatic. `rows` of tiles, None = all."""
+    """How to draw. `tile`, `overlap`: pixels. `batch_size`: tiles, 0 = automatic.
+
+    dates: at most so many of each modality, evenly spaced. rows: of tiles. None = all.
+    """
 
     tile: int = 128
     overlap: int = 32
     batch_size: int = 0
     workers: int = 2
+    dates: int | None = None
     rows: int | None = None
     resume: bool = False
     overwrite: bool = False
@@ -89,13 +93,13 @@ def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
 def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequence[Strip], plan: Plan) -> Work:
     """Predict every tile that reaches below the finished rows."""
     todo = [strip for strip in strips if strip.bottom > partial.rows_done]
-    size = plan.batch_size or _batch_size(area, plan.tile)
+    size = plan.batch_size or _batch_size(area, plan)
     jobs = [(strip.top, batch) for strip in todo for batch in batches(strip.tiles, size)]
     blender = Blender(len(predictor.classes), max(strip.bottom - strip.top for strip in strips), area.width)
     total, pixels, started = sum(len(batch) for _, batch in jobs), 0, time.monotonic()
 
     def make(job: tuple[int, Sequence[Tile]]) -> tuple[int, Prepared]:
-        return job[0], prepare(job[1], predictor.preprocessing, predictor.patch_size)
+        return job[0], prepare(job[1], predictor, plan.dates)
 
     with Progress(f"predict {area.height:,} x {area.width:,} px", total, quiet=plan.quiet) as bar:
         for top, prepared in read_ahead(make, jobs, plan.workers):
@@ -103,7 +107,7 @@ def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequenc
                 pixels += partial.write(*finished)
             if prepared.batch is not None:
                 _blend(blender, prepared, probabilities(predictor, prepared), plan.overlap)
-            bar.advance(prepared.read, px_s=pixels / max(time.monotonic() - started, 1e-9))
+            bar.advance(prepared.read, tiles_s=(bar.done + prepared.read) / max(time.monotonic() - started, 1e-9))
         for finished in blender.advance(area.height):
             pixels += partial.write(*finished)
     return Work(time.monotonic() - started, total, pixels)
@@ -116,10 +120,11 @@ def _blend(blender: Blender, prepared: Prepared, shares: np.ndarray, overlap: in
         blender.add(tile.top, tile.left, one, weights * seen)
 
 
-def _batch_size(area: Area, tile: int) -> int:
+def _batch_size(area: Area, plan: Plan) -> int:
     """Tiles a batch, so that memory does not grow with the number of dates."""
-    dates = max(sum(len(days) for days in one.scene.days.values()) for one in area.scenes)
-    return max(1, min(MOST_TILES, PIXEL_DATES // (max(dates, 1) * tile * tile)))
+    counts = [[len(days) for days in one.scene.days.values()] for one in area.scenes]
+    dates = max(sum(min(count, plan.dates or count) for count in row) for row in counts)
+    return max(1, min(MOST_TILES, PIXEL_DATES // (max(dates, 1) * plan.tile**2)))
 
 
 def _made_of(predictor: Predictor, area: Area, plan: Plan) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def _made_of(predictor: Predictor, area: Area, plan: Plan) -> dict[str, Any]:
         "bundle": predictor.identity,
         "device": predictor.device.type,
         "grid": [area.height, area.width, *area.transform],
-        **{name: getattr(plan, name) for name in ("tile", "overlap", "batch_size", "rows")},
+        **{name: getattr(plan, name) for name in ("tile", "overlap", "batch_size", "dates", "rows")},
         "source": area.identity,
     }
 

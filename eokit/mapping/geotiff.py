@@ -79,23 +79,20 @@ class GeotiffScene:
 
     def read(self, modality: str, window: Window, dates: np.ndarray | None = None) -> np.ndarray:
         """(T, C, h, w) int16: the wanted bands of all (or the chosen) dates, nodata in all bands where unseen."""
-        return self.look(modality, window, (window.height, window.width), dates)
-
-    def look(self, modality: str, window: Window, size: tuple[int, int], dates: np.ndarray | None = None) -> np.ndarray:
-        """`read`, thinned out to `size` pixels (nearest neighbours) while reading."""
         images, one = self._images[modality], self._inputs[modality]
         chosen = images if dates is None else [images[int(date)] for date in dates]
-        out = np.empty((len(chosen), len(one.bands), *size), np.int16)
+        out = np.empty((len(chosen), len(one.bands), window.height, window.width), np.int16)
         for into, image in zip(out, chosen, strict=True):
-            raw, unseen = self._read_image(image, window, size)
+            raw, unseen = self._read_image(image, window)
             _to_stored(raw, unseen, one, self._reading, into)
         return out
 
-    def _read_image(self, image: Image, window: Window, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def _read_image(self, image: Image, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Raw bands (C, h, w) of one date, and where (h, w) a file declares nothing."""
         import rasterio
         from rasterio.windows import Window as Block
 
+        size = (window.height, window.width)
         block = Block(window.left, window.top, window.width, window.height)
         raw = np.empty((len(image.planes), *size), np.result_type(*{file.dtype for file, _ in image.planes}))
         unseen = np.zeros(size, bool)
@@ -104,9 +101,9 @@ class GeotiffScene:
             indexes = [image.planes[place][1] for place in places]
             try:
                 with self._files.use(file.path) as source:
-                    raw[places] = source.read(indexes, window=block, out_shape=(len(indexes), *size))
+                    raw[places] = source.read(indexes, window=block)
                     if file.masked:
-                        unseen |= source.dataset_mask(window=block, out_shape=size) == 0
+                        unseen |= source.dataset_mask(window=block) == 0
             except rasterio.errors.RasterioIOError as error:
                 raise DataError(f"{file.path}: cannot be read, it is damaged or cut short ({cause(error)})") from None
             unseen |= _declared_nodata(raw[places], file.nodata)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eokit.data.collate import collate
+from eokit.data.dataset import DatePolicy
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Sample, Series, Where
 from eokit.mapping.tiles import Tile
@@ -74,11 +75,14 @@ class Prepared:
     """How many tiles were read, with those that show nothing."""
 
 
-def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int) -> Prepared:
-    """Read and normalise tiles; dates that show nothing of a tile and tiles that no date shows are left out."""
+def prepare(tiles: Sequence[Tile], predictor: Predictor, most_dates: int | None = None) -> Prepared:
+    """Read and normalise tiles; dates that show nothing of a tile and tiles that no date shows are left out.
+
+    most_dates: read at most so many dates of each modality, evenly spaced over those of the scene.
+    """
     kept, masks, samples = [], [], []
     for tile in tiles:
-        read = {key: _series(tile, key, preprocessing, patch_size) for key in tile.scene.days}
+        read = {key: _series(tile, key, predictor, most_dates) for key in tile.scene.days}
         seen: np.ndarray = np.any([shown for _, shown in read.values()], axis=0)
         if seen.any():
             kept.append(tile)
@@ -88,20 +92,21 @@ def prepare(tiles: Sequence[Tile], preprocessing: Preprocessing, patch_size: int
     return Prepared(tuple(kept), np.array(masks), batch, len(tiles))
 
 
-def _series(tile: Tile, modality: str, preprocessing: Preprocessing, patch_size: int) -> tuple[Series, np.ndarray]:
+def _series(tile: Tile, modality: str, predictor: Predictor, most_dates: int | None) -> tuple[Series, np.ndarray]:
     """One modality of a tile, padded with unseen pixels to whole patches, and where (h, w) any date shows it."""
-    values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window))
+    days = tile.scene.days[modality]
+    chosen = DatePolicy(most_dates or max(len(days), 1)).pick(len(days), None)
+    values, valid = predictor.preprocessing.apply(modality, tile.scene.read(modality, tile.window, chosen))
     shown = np.logical_or.reduce(valid, axis=0)
-    dates = np.flatnonzero(valid.any(axis=(1, 2)))
-    dates = dates if len(dates) else np.arange(min(1, len(valid)))
-    edges = (0, -tile.window.width % patch_size, 0, -tile.window.height % patch_size)
-    series = Series(
-        values=pad(torch.from_numpy(values[dates]), edges),
-        days=torch.from_numpy(np.ascontiguousarray(tile.scene.days[modality][dates])),
-        valid=pad(torch.from_numpy(valid[dates]), edges),
-        sensor=preprocessing.inputs[modality].sensor,
-    )
-    return series, shown
+    days, dates = days[chosen], np.flatnonzero(valid.any(axis=(1, 2)))
+    if len(dates) < len(days):
+        dates = dates if len(dates) else np.arange(1)
+        values, valid, days = values[dates], valid[dates], days[dates]
+    edges = (0, -tile.window.width % predictor.patch_size, 0, -tile.window.height % predictor.patch_size)
+    parts = torch.from_numpy(values), torch.from_numpy(days), torch.from_numpy(valid)
+    if any(edges):
+        parts = pad(parts[0], edges), parts[1], pad(parts[2], edges)
+    return Series(*parts, predictor.preprocessing.inputs[modality].sensor), shown
 
 
 @torch.inference_mode()

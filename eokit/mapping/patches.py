@@ -34,12 +34,6 @@ class PatchScene:
         rows, columns = (window.top, window.top + window.height), (window.left, window.left + window.width)
         return self._store.read(modality, self._sample, dates, (*rows, *columns))
 
-    def look(self, modality: str, window: Window, size: tuple[int, int], dates: np.ndarray | None = None) -> np.ndarray:
-        """`read`, thinned out to `size` pixels (nearest neighbours)."""
-        values = self.read(modality, window, dates)
-        rows, columns = (np.arange(n) * full // n for n, full in zip(size, values.shape[2:], strict=True))
-        return values[:, :, rows[:, None], columns]
-
 
 def open_store(
     path: Path, preprocessing: Preprocessing, folds: Sequence[int] | None = None, limit: int | None = None

@@ -22,6 +22,8 @@ LONGEST = 900
 DENSE = 0.25
 """Where samples cover less of their common box than this, a few of them are shown instead of the whole."""
 EXAMPLES = 4
+BAND_ROWS = 256
+"""Rows read at once for the true colour."""
 PROBES = 4
 """The clearest date is looked for in PROBES x PROBES windows of PROBE pixels."""
 PROBE = 48
@@ -82,11 +84,26 @@ def _true_colour(
         height, width = min(-(-inside.height // thin), size[0] - top), min(-(-inside.width // thin), size[1] - left)
         if height < 1 or width < 1:
             continue
-        values = one.scene.look(colour.modality, inside, (height, width), np.array([date]))[0, list(colour.bands)]
+        values = _thinned(one.scene, colour, inside, date, thin)[:, :height, :width]
         part = canvas[:, top : top + height, left : left + width]
         np.copyto(part, values, where=values != NODATA)
         days.add(EPOCH + timedelta(days=int(one.scene.days[colour.modality][date])))
     return (_stretch(canvas), sorted(days)) if days else (None, [])
+
+
+def _thinned(scene: Scene, colour: TrueColour, inside: Window, date: int, thin: int) -> np.ndarray:
+    """(3, h, w): every `thin`-th pixel of one date.
+
+    Read whole, a band of rows at a time: GDAL's own thinning decodes a block of a pixel-interleaved file once for every
+    band and line (70 s for one row of 10,000 px blocks of ten bands, 0.8 s so).
+    """
+    step = thin * max(1, BAND_ROWS // thin)
+    parts = []
+    for down in range(0, inside.height, step):
+        window = Window(inside.top + down, inside.left, min(step, inside.height - down), inside.width)
+        values = scene.read(colour.modality, window, np.array([date]))
+        parts.append(values[0, list(colour.bands), ::thin, ::thin])
+    return np.concatenate(parts, axis=1)
 
 
 def clearest_date(scene: Scene, colour: TrueColour, inside: Window) -> int:

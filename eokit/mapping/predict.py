@@ -44,6 +44,7 @@ class PredictSettings(Settings):
     scale: float = Field(1.0, description="GeoTIFF values are multiplied by this")
     offset: float = Field(0.0, description="and this is added")
     nodata: float | None = Field(None, description="value of unseen pixels, where the GeoTIFFs do not say")
+    dates: int | None = Field(None, gt=0, description="at most so many dates, evenly spaced; null: all")
     folds: tuple[int, ...] | None = Field(None, description="only these folds of a store")
     limit: int | None = Field(None, gt=0, description="rows of tiles of a scene, or samples of a store")
     resume: bool = Field(False, description="continue an interrupted map")
@@ -96,7 +97,7 @@ def _is_store(source: Path) -> bool:
 
 
 def _plan(settings: PredictSettings) -> Plan:
-    same = ("tile", "overlap", "batch_size", "workers", "resume", "overwrite", "quiet")
+    same = ("tile", "overlap", "batch_size", "dates", "workers", "resume", "overwrite", "quiet")
     rows = None if _is_store(settings.source) else settings.limit
     return Plan(rows=rows, **{name: getattr(settings, name) for name in same})
 

@@ -34,9 +34,6 @@ class Scene(Protocol):
         Called from several threads at once. `dates` picks dates by number. A DataError where a file cannot be read.
         """
 
-    def look(self, modality: str, window: Window, size: tuple[int, int], dates: np.ndarray | None = None) -> np.ndarray:
-        """`read`, thinned out to (T, C, *size) for a picture."""
-
 
 @dataclass(frozen=True)
 class Placed:

@@ -119,6 +119,16 @@ def test_tiles_that_no_date_shows_are_not_given_to_the_model(tmp_path):
     assert model.batches == 2
 
 
+def test_dates_are_thinned_evenly_when_asked(tmp_path):
+    days = [f"2020{month:02}10" for month in range(1, 8)]
+    folder = write_scene(tmp_path / "in", 40, 40, dates=days)
+    three = write_scene(tmp_path / "three", 40, 40, dates=days)
+    for day in (days[1], days[2], days[4], days[5]):
+        (three / f"S2_{day}.tif").unlink()
+    predict_with(predictor(), settings(folder, tmp_path / "map.tif", dates=3))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "map.tif"), expected_map(three))
+
+
 def test_a_scene_without_any_seen_pixel_gives_a_map_of_nodata(tmp_path):
     write_tiff(tmp_path / "in" / "20200113.tif", np.zeros((4, 40, 40), np.int16), ("B02", "B03", "B04", "B08"))
     (result,) = predict_with(predictor(), settings(tmp_path / "in", tmp_path / "map.tif"))
