@@ -137,6 +137,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult:
         again=f"eokit finetune --out {shlex.quote(str(out))} --resume auto",
         quiet=settings.quiet,
     )
+    whiten(plan, dataset)
     validating = validation_of(plan, validation)
     result = fit(
         plan.recipe, dataset, settings.loop, run_folder(out), validation=validating, resume=resume, about=about

@@ -61,6 +61,13 @@ def test_classes_that_pixels_tell_are_learned(settings, mode, head):
     assert result.fit.best_metric > 0.8
 
 
+@pytest.mark.parametrize("mode", ["full", "frozen", "head-only"])
+def test_the_head_whitens_the_features_of_the_encoder(settings, mode):
+    whitening = load_bundle(finetune(settings(mode=mode, loop_steps=1)).bundle).head
+    assert whitening["whitening.center"].abs().min() > 0
+    assert not torch.equal(whitening["whitening.matrix"], torch.eye(32))
+
+
 def test_the_bundle_holds_the_weights_of_the_best_validation(settings, store):
     # so high a rate makes validations go up and down
     result = finetune(settings(loop_steps=30, loop_lr=0.05, validate_every=3))
