@@ -17,6 +17,4 @@ def only_store(folder: Path = Path("data")) -> Path:
             f"no store in {folder.absolute()}: name the store, or make one with"
             " `eokit prepare pastis` or `eokit prepare synthetic`"
         )
-    raise UsageError(
-        f"{folder.absolute()} holds {len(stores)} stores, name one of {', '.join(map(str, stores))}"
-    )
+    raise UsageError(f"{folder.absolute()} holds {len(stores)} stores, name one of {', '.join(map(str, stores))}")
