@@ -26,7 +26,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Run the whole chain on a synthetic season: offline, two cores, under four minutes.
+    """Run the whole chain on a synthetic season: offline, on two cores, in minutes.
 
     Draws a season, prepares it, pretrains, probes, fine-tunes, draws a map, and writes one HTML page with all
     pictures inside. The same seed gives the same scores.

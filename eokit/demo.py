@@ -46,7 +46,7 @@ Made = TypeVar("Made")
 
 
 class DemoSettings(Settings):
-    """How large the demo is. The defaults take under four minutes on two cores."""
+    """How large the demo is. The defaults are meant for two cores and minutes."""
 
     out: Path = Path("demo")
     patches: int = Field(40, ge=10, description="patches of the synthetic season, over two places and five folds")

@@ -36,6 +36,6 @@ def draw_scores(reports: Mapping[str, Report], path: Path, *, title: str) -> Pat
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     if any(report.synthetic for report in reports.values()):
-        figure.text(0.99, 0.01, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=9, weight="bold", color="#b2182b")
+        figure.text(0.99, 0.99, "SYNTHETIC DATA", ha="right", va="top", fontsize=9, weight="bold", color="#b2182b")
     figure.savefig(path, dpi=130)
     return path
