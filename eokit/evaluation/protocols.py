@@ -243,7 +243,6 @@ def forest(study: Study) -> Outcome:
         matrices.append(confusion(prediction[None], truth[None], labels.n_classes, labels.ignore))
     details: dict[str, Any] = {
         "trees": random_forest.TREES,
-        "share_per_tree": random_forest.SHARE,
         "columns": int(fitted.model.n_features_in_),
     }
     details |= {"modalities": list(study.preprocessing.inputs), "train_pixels": int(fitted.support.sum())}
