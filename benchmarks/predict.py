@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+from machine import machine
 
 LIMIT_GIB = 2.0
 """Resident memory that a map may take, whatever the size of its scene."""
@@ -41,7 +40,7 @@ def main(edge: int, dates: int, folder: Path | None, out: Path, **plan: Any) -> 
         scene = make_scene((folder or Path(temporary)) / f"scene-{edge}-{dates}", edge, dates)
         told = measure(scene, Path(temporary), plan)
     result = told | plan | {"edge": edge, "dates": dates, "input": "synthetic", "limit_gib": LIMIT_GIB}
-    result |= {"within_limit": told["peak_gib"] < LIMIT_GIB, "machine": machine()}
+    result |= {"within_limit": told["peak_gib"] < LIMIT_GIB, "machine": machine("torch", "rasterio")}
     name = f"{plan['model']}-{plan['preset']}" if plan["model"] == "cropsts" else plan["model"]
     results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,20 +127,6 @@ def make_predictor(model: str, preset: str) -> Any:
         return Predictor(by_pixel, preprocessing, classes, 4, "benchmark", device)
     segmenter = SegmentationModel(build_encoder("cropsts", preset), Task(classes)).eval()
     return Predictor(segmenter, preprocessing, classes, segmenter.encoder.patch_size, "benchmark", device)
-
-
-def machine() -> dict[str, Any]:
-    import rasterio
-    import torch
-
-    return {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "torch": torch.__version__,
-        "gdal": rasterio.__gdal_version__,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 if __name__ == "__main__":
