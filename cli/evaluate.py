@@ -28,7 +28,9 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
 )
 @click.option("--random-init", is_flag=True, default=None, help="Probe a random encoder of the same configuration.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: what model and store share]")
-@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: all]")
+@click.option(
+    "--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: as learned]"
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens or pixels to learn from.  [default: 50000]")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many patches to learn from and to score on.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Patches at once.  [default: 8]")

@@ -35,7 +35,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option(
     "--class-weights", type=click.Choice(["sqrt", "none"]), help="~ 1 / sqrt(pixels), or none.  [default: sqrt]"
 )
-@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates a sample.  [default: 16]")
+@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates a sample.  [default: 32]")
 @click.option(
     "--crop", type=click.IntRange(min=1), help="Train on windows of so many pixels.  [default: whole patches]"
 )

@@ -23,14 +23,20 @@ from eokit_cli.options import PATH, common, emit, say, settings_options
 )
 @click.option("--nodata", type=float, help="Value of unseen pixels, where the GeoTIFFs do not say.")
 @click.option("--folds", metavar="4,5", help="Only these folds of a store.")
-@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: all]")
+@click.option(
+    "--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: as learned]"
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     help="Only the first N rows of tiles of a scene, or the first N samples of a store.",
 )
-@click.option("--tile", type=click.IntRange(min=1), help="Pixels along a tile.  [default: 128]")
-@click.option("--overlap", type=click.IntRange(min=0), help="Pixels that neighbouring tiles share.  [default: 32]")
+@click.option("--tile", type=click.IntRange(min=1), help="Pixels along a tile.  [default: as learned]")
+@click.option(
+    "--overlap",
+    type=click.IntRange(min=0),
+    help="Pixels that neighbouring tiles share.  [default: tile / 4]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Tiles at once.  [default: by the number of dates]")
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that read ahead.  [default: 2]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...  [default: auto]")

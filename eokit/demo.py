@@ -41,7 +41,10 @@ WARNING = (
 )
 STEPS = 7
 LEARN_FROM = 15_000
-"""Tokens or pixels that each contender learns from; a random forest on all 98,000 would take minutes."""
+"""Tokens or pixels that the probes and the forest learn from; a forest on all 98,000 pixels would take minutes."""
+DATES = (24, 30)
+"""Dates of a series, fewest and most."""
+PRETRAIN_BATCH, PRETRAIN_LR, FINETUNE_BATCH = 16, 1e-3, 8
 Made = TypeVar("Made")
 
 
@@ -49,9 +52,9 @@ class DemoSettings(Settings):
     """How large the demo is. The defaults are meant for two cores and minutes."""
 
     out: Path = Path("demo")
-    patches: int = Field(40, ge=10, description="patches of the synthetic season, over two places and five folds")
-    size: int = Field(64, ge=32, description="edge of a patch, pixels")
-    pretrain_steps: int = Field(60, gt=0)
+    patches: int = Field(160, ge=10, description="patches of the synthetic season, over two places and five folds")
+    size: int = Field(32, ge=32, description="edge of a patch, pixels")
+    pretrain_steps: int = Field(80, gt=0)
     finetune_steps: int = Field(80, gt=0)
     seed: int = Field(0, ge=0)
     overwrite: bool = False
@@ -108,7 +111,7 @@ def _season(chain: Chain) -> None:
         patches=settings.patches,
         size=settings.size,
         seed=settings.seed,
-        dates=(24, 30),
+        dates=DATES,
         modalities=("s2",),
     )
 
@@ -120,7 +123,9 @@ def _prepare(chain: Chain) -> None:
 
 def _pretrain(chain: Chain) -> None:
     settings = chain.settings
-    loop = LoopSettings(steps=settings.pretrain_steps, batch_size=16, lr=1e-3, seed=settings.seed, log_every=2)
+    loop = LoopSettings(
+        steps=settings.pretrain_steps, batch_size=PRETRAIN_BATCH, lr=PRETRAIN_LR, seed=settings.seed, log_every=2
+    )
     pretrain(
         PretrainSettings(
             data=chain.path("season.zarr"),
@@ -151,13 +156,13 @@ def _probe(chain: Chain) -> None:
 
 def _finetune(chain: Chain) -> None:
     settings = chain.settings
-    loop = FinetuneLoop(steps=settings.finetune_steps, batch_size=8, seed=settings.seed)
+    loop = FinetuneLoop(steps=settings.finetune_steps, batch_size=FINETUNE_BATCH, seed=settings.seed)
     finetune(
         FinetuneSettings(
             bundle=chain.path("pretrained"),
             data=chain.path("season.zarr"),
             out=chain.path("crops"),
-            crop=32,
+            dates=DATES[1],
             loop=loop,
             quiet=settings.quiet,
         )
@@ -171,7 +176,6 @@ def _map(chain: Chain) -> list[Any]:
         source=chain.path("season.zarr"),
         out=chain.path("map.tif"),
         folds=chain.reports["fine-tuned"].folds.test,
-        tile=chain.settings.size,
         overlap=0,
         quiet=chain.settings.quiet,
     )
@@ -206,7 +210,8 @@ def _page(chain: Chain, maps: list[Any]) -> Path:
 SCORES_NOTE = (
     "Bars: scores on the test fold; black lines: 95 % bootstrap intervals over its patches. The probes fit one linear"
     " layer on fixed features; 'random weights' is the same encoder before any training; the random forest sees the"
-    " raw series. So short a pretraining need not beat them: the bars show what it did."
+    " raw series. So short a pretraining need not beat them: the bars show what it did. The probes and the forest learn"
+    " from a share of the labels, fine-tuning from all."
 )
 
 
@@ -221,15 +226,23 @@ def _summary(report: Report) -> dict[str, Any]:
 
 
 def _commands(chain: Chain) -> str:
-    out, store, settings = chain.settings.out, chain.path("season.zarr"), chain.settings
+    """The command lines that make the same again, from the season on."""
+    settings, store, seed = chain.settings, chain.path("season.zarr"), f"--seed {chain.settings.seed}"
+    pretrained, crops = chain.path("pretrained"), chain.path("crops")
+    score = f"--data {store} --max-tokens {LEARN_FROM} {seed}"
+    folds = ",".join(map(str, chain.reports["fine-tuned"].folds.test))
     return "\n".join(
         (
-            f"eokit prepare pastis {out}/PASTIS-R-synthetic {store}",
-            f"eokit pretrain --data {store} --out {out}/pretrained --steps {settings.pretrain_steps} --lr 1e-3",
-            f"eokit evaluate {out}/pretrained --data {store} --protocol linear",
-            f"eokit finetune {out}/pretrained --data {store} --out {out}/crops --steps {settings.finetune_steps}",
-            f"eokit evaluate {out}/crops --data {store}",
-            f"eokit predict {out}/crops {store} {out}/map.tif",
+            f"eokit prepare pastis {chain.path('PASTIS-R-synthetic')} {store}",
+            f"eokit pretrain --model cropsts --preset tiny --data {store} --out {pretrained}"
+            f" --steps {settings.pretrain_steps} --batch-size {PRETRAIN_BATCH} --lr {PRETRAIN_LR} {seed}",
+            f"eokit evaluate {pretrained} --protocol linear {score}",
+            f"eokit evaluate {pretrained} --protocol linear --random-init {score}",
+            f"eokit evaluate --protocol random-forest {score}",
+            f"eokit finetune {pretrained} --data {store} --out {crops} --steps {settings.finetune_steps}"
+            f" --batch-size {FINETUNE_BATCH} --dates {DATES[1]} {seed}",
+            f"eokit evaluate {crops} {score}",
+            f"eokit predict {crops} {store} {chain.path('map.tif')} --folds {folds} --overlap 0",
         )
     )
 

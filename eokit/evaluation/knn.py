@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eokit.evaluation.features import Tokens
+from eokit.tasks.features import Tokens
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -8,6 +8,7 @@ random-forest  the baseline on raw pixel series, needs no bundle; scored per pix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,14 +26,15 @@ from eokit.data.preprocessing import Preprocessing
 from eokit.data.statistics import make_preprocessing
 from eokit.data.store import Store
 from eokit.errors import DataError, UsageError
-from eokit.evaluation import linear_probe, random_forest
-from eokit.evaluation.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
+from eokit.evaluation import random_forest
 from eokit.evaluation.knn import TEMPERATURE, Neighbours
 from eokit.evaluation.report import Report
 from eokit.models.base import Encoder
 from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
+from eokit.tasks import linear_probe
+from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.tasks.heads import to_pixels
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
 from eokit.tasks.metrics import confusion
@@ -63,7 +65,11 @@ class EvaluateSettings(Settings):
     modalities: tuple[str, ...] | None = Field(
         default=None, description="use only these; null: all that model and store share"
     )
-    dates: int | None = Field(default=None, gt=0, description="at most so many dates a patch, evenly spaced; null: all")
+    dates: int | None = Field(
+        default=None,
+        gt=0,
+        description="at most so many dates a patch, evenly spaced; null: as many as a head learned from, else all",
+    )
     random_init: bool = Field(
         default=False, description="knn, linear: judge a random encoder of the same configuration"
     )
@@ -112,8 +118,10 @@ class Study:
 
     def tokens(self, part: Literal["train", "validation"]) -> Tokens:
         """Labelled tokens of one part of the split."""
-        limit, seed = self.settings.max_tokens, self.settings.seed
-        return gather_tokens(self.encoder, self.dataset(part), self.labels, self.reading, max_tokens=limit, seed=seed)
+        dataset, encoder = self.dataset(part), self.encoder
+        encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
+        share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
+        return gather_tokens(encoded, encoder.patch_size, self.labels, share=share, seed=self.settings.seed)
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,8 @@ def lay_out(settings: EvaluateSettings) -> Study:
     if settings.bundle is None and settings.protocol != "random-forest":
         settings = settings.model_copy(update={"bundle": newest_bundle()})
     bundle = load_bundle(settings.bundle) if settings.bundle is not None else None
+    if settings.dates is None and bundle is not None and chosen_protocol(settings, bundle) == "finetuned":
+        settings = settings.model_copy(update={"dates": (bundle.task or {}).get("dates")})
     store = Store.open(settings.data)
     classes, ignore = label_layer(store, settings.label)
     split = choose_split(store.folds.tolist(), settings.train_folds, settings.val_folds, settings.folds)

@@ -16,8 +16,8 @@ import torch
 
 from eokit.data.sample import Sample, Series
 from eokit.errors import DataError
-from eokit.evaluation.features import MAX_TOKENS, Labels, draw
 from eokit.progress import Progress
+from eokit.tasks.features import MAX_TOKENS, Labels, draw
 
 STEP = 10
 """Days between two columns of the grid; Sentinel-2 passes every five, and half of its passes are cloudy."""

@@ -33,7 +33,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Predictor:
-    """What draws: `model` turns a Batch into logits (B, K, H, W); `identity` tells it from any other model."""
+    """What draws: `model` turns a Batch into logits (B, K, H, W); `identity` tells it from any other model.
+
+    dates, size: dates and pixels (along an edge) of the samples that the model learned from, None: any.
+    """
 
     model: Callable[[Batch], Tensor]
     preprocessing: Preprocessing
@@ -42,6 +45,8 @@ class Predictor:
     identity: str
     device: torch.device
     synthetic: bool = False
+    dates: int | None = None
+    size: int | None = None
 
 
 def load_predictor(path: Path, device: str = "auto") -> Predictor:
@@ -50,9 +55,17 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     folder = find_bundle(path)
     bundle = load_bundle(folder)
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
-    synthetic = bool(bundle.provenance.get("synthetic"))
-    patch = bundle.encoder.patch_size
-    return Predictor(model, bundle.preprocessing, model.task.classes, patch, _digest(folder), chosen, synthetic)
+    return Predictor(
+        model=model,
+        preprocessing=bundle.preprocessing,
+        classes=model.task.classes,
+        patch_size=bundle.encoder.patch_size,
+        identity=_digest(folder),
+        device=chosen,
+        synthetic=bool(bundle.provenance.get("synthetic")),
+        dates=model.task.dates,
+        size=model.task.size,
+    )
 
 
 def _digest(folder: Path) -> str:

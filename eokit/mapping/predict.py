@@ -26,6 +26,8 @@ from eokit.models.bundle import newest_bundle
 
 GDAL_CACHE_MB = 256
 """GDAL's own default is 5 % of the machine's memory, which alone can pass the 2 GiB that a map may take."""
+TILE = 128
+"""Pixels along a tile for a model that does not say what it learned from."""
 SUFFIXES = (".tif", ".tiff")
 
 
@@ -35,8 +37,12 @@ class PredictSettings(Settings):
     bundle: Path | None = Field(default=None, description="null: the newest in ./runs")
     source: Path = Field(default_factory=only_store, description="a store, or a folder of dated GeoTIFFs")
     out: Path | None = Field(default=None, description="the map; null: the source's name with .tif, in this folder")
-    tile: int = Field(128, gt=0, description="pixels along a tile, a multiple of the model's patch")
-    overlap: int = Field(32, ge=0, description="pixels that neighbouring tiles share, a multiple of the model's patch")
+    tile: int | None = Field(
+        None, gt=0, description="pixels along a tile, a multiple of the model's patch; null: as the model learned"
+    )
+    overlap: int | None = Field(
+        None, ge=0, description="pixels that neighbouring tiles share, a multiple of the model's patch; null: a quarter"
+    )
     batch_size: int = Field(0, ge=0, description="tiles at once; 0: by the number of dates")
     workers: int = Field(2, ge=0, description="threads that read ahead")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -44,7 +50,9 @@ class PredictSettings(Settings):
     scale: float = Field(1.0, description="GeoTIFF values are multiplied by this")
     offset: float = Field(0.0, description="and this is added")
     nodata: float | None = Field(None, description="value of unseen pixels, where the GeoTIFFs do not say")
-    dates: int | None = Field(None, gt=0, description="at most so many dates, evenly spaced; null: all")
+    dates: int | None = Field(
+        None, gt=0, description="at most so many dates, evenly spaced; null: as the model learned"
+    )
     folds: tuple[int, ...] | None = Field(None, description="only these folds of a store")
     limit: int | None = Field(None, gt=0, description="rows of tiles of a scene, or samples of a store")
     resume: bool = Field(False, description="continue an interrupted map")
@@ -62,7 +70,7 @@ def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapRes
     """`predict` with a model that is loaded already (`settings.bundle` and `settings.device` are not read)."""
     import rasterio
 
-    check_tiling(settings.tile, settings.overlap, predictor.patch_size)
+    settings = _as_learned(settings, predictor)
     logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's complaints are in our own errors
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         areas = _open_source(settings, predictor.preprocessing)
@@ -76,6 +84,15 @@ def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapRes
             raise Interrupted(
                 f"{_out(settings)}: interrupted, finished rows are kept; run the same command with --resume"
             ) from None
+
+
+def _as_learned(settings: PredictSettings, predictor: Predictor) -> PredictSettings:
+    """Settings with the tile and the dates that the model learned from, where none are given; checked."""
+    tile = settings.tile or predictor.size or TILE
+    patch = predictor.patch_size
+    overlap = tile // 4 // patch * patch if settings.overlap is None else settings.overlap
+    check_tiling(tile, overlap, patch)
+    return settings.model_copy(update={"tile": tile, "overlap": overlap, "dates": settings.dates or predictor.dates})
 
 
 def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> list[Area]:

@@ -9,43 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eokit.models.base import Features
-
-SHRINKAGE = 1e-3
-"""Added to every variance, as a share of their mean: directions below it are rounding (bf16) rather than signal."""
+from eokit.tasks.features import Tokens
+from eokit.tasks.linear_probe import NEVER, fit
 
 CONV_WIDTH, CONV_WIDTH_MIN = 128, 32
 """Channels of the convolutional head on the token grid, halved at each doubling of the grid down to the least."""
-
-
-class Whitening(nn.Module):
-    """A fixed linear map after which token features are centred, of unit variance and uncorrelated.
-
-    Variances of an encoder's features span many powers of ten (place and season carry most of it, the crop little);
-    gradient descent would need thousands of steps to find the small ones. The identity until `fit`.
-    """
-
-    center: Tensor
-    matrix: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(width))
-        self.register_buffer("matrix", torch.eye(width))
-
-    @torch.no_grad()
-    def fit(self, tokens: Tensor) -> None:
-        """Take mean and covariance from feature vectors (n, D); any n, the shrinkage fills in what it leaves open."""
-        tokens = tokens.detach().cpu().double()
-        variances, axes = torch.linalg.eigh(torch.cov(tokens.T))
-        variances = variances.clamp_min(0)
-        scale = (variances + SHRINKAGE * variances.mean()).clamp_min(1e-12).rsqrt()
-        self.center.copy_(tokens.mean(0))
-        self.matrix.copy_((axes * scale) @ axes.T)  # symmetric: the signs of the axes do not matter
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, h, w), in float32 also under autocast: small directions would drown in bf16."""
-        with torch.autocast(maps.device.type, enabled=False):
-            return torch.einsum("bdhw,de->behw", maps.float() - self.center[:, None, None], self.matrix)
 
 
 class LinearHead(nn.Module):
@@ -54,26 +22,43 @@ class LinearHead(nn.Module):
     def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.whitening = Whitening(width)
         self.classify = nn.Linear(width, n_classes)
 
     def forward(self, features: Features) -> Tensor:
         """Logits (B, K, h p, w p) of patch features (B, D, h, w), p = patch size."""
-        tokens = self.whitening(features.patch).movedim(1, -1)  # (B, h, w, D)
-        return to_pixels(self.classify(tokens).movedim(-1, 1), self.patch_size)
+        logits = self.classify(features.patch.movedim(1, -1))  # (B, h, w, K)
+        return to_pixels(logits.movedim(-1, 1), self.patch_size)
+
+    @torch.no_grad()
+    def start(self, train: Tokens, val: Tokens | None = None) -> None:
+        """Begin as the linear probe of these tokens, which descent would need thousands of steps to find.
+
+        Linear probing first also keeps fine-tuning from distorting the encoder (Kumar et al., ICLR 2022). A class
+        without a token gets the lowest bias of the others, so that it can still be learned.
+        """
+        probe = fit(train, val, self.classify.out_features)
+        there = probe.bias > NEVER
+        self.classify.weight.copy_(probe.weight)
+        self.classify.bias.copy_(torch.where(there, probe.bias, probe.bias[there].min()))
 
 
 class ConvHead(nn.Module):
-    """A light decoder: 3 x 3 convolutions, the grid doubled by learned upsampling until a token is a pixel.
+    """A light decoder on top of the linear head: 3 x 3 convolutions, the grid doubled by learned upsampling until a
+    token is a pixel, and the sum of both logits.
 
-    The learned upsampling can bring back what a token knows of the inside of its patch, which bilinear cannot.
-    Norms are over channels only, so a pixel's logits do not depend on how large the tile around it is.
+    The learned upsampling can bring back what a token knows of the inside of its patch, which bilinear cannot; its
+    last layer starts at zero, so that training begins with the linear head. Norms are over channels only, so a pixel's
+    logits do not depend on how large the tile around it is.
     """
+
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.whitening = Whitening(width)
+        self.linear = LinearHead(width, patch_size, n_classes)
+        self.register_buffer("center", torch.zeros(width, 1, 1))
+        self.register_buffer("scale", torch.ones(width, 1, 1))
         stages = math.floor(math.log2(patch_size))
         channels = CONV_WIDTH
         layers: list[nn.Module] = [_conv(width, channels)]
@@ -83,12 +68,21 @@ class ConvHead(nn.Module):
             channels = narrower
         self.decode = nn.Sequential(*layers)
         self.classify = nn.Conv2d(channels, n_classes, kernel_size=1)
+        for one in self.classify.parameters():
+            nn.init.zeros_(one)
         self.remaining = patch_size / 2**stages  # 1 unless the patch size is no power of two
 
     def forward(self, features: Features) -> Tensor:
         """Logits (B, K, h p, w p) of patch features (B, D, h, w), p = patch size."""
-        logits = self.classify(self.decode(self.whitening(features.patch)))
-        return to_pixels(logits, self.remaining)
+        tokens = (features.patch - self.center) / self.scale
+        return self.linear(features) + to_pixels(self.classify(self.decode(tokens)), self.remaining)
+
+    @torch.no_grad()
+    def start(self, train: Tokens, val: Tokens | None = None) -> None:
+        """Begin as the linear probe of these tokens, and standardise what the convolutions see by them."""
+        self.linear.start(train, val)
+        self.center.copy_(train.features.mean(0)[:, None, None])
+        self.scale.copy_(train.features.std(0).clamp_min(1e-6)[:, None, None])
 
 
 HEADS: dict[str, type[LinearHead] | type[ConvHead]] = {"linear": LinearHead, "conv": ConvHead}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from eokit.models.base import Encoder, Features, config_from
 from eokit.models.bundle import Bundle, load_strict
 from eokit.nn.reduce import global_mean
 from eokit.tasks.heads import HEADS, seen_pixels
+from eokit.tasks.linear_probe import NEVER
 from eokit.tasks.metrics import confusion
 
 Mode = Literal["full", "frozen", "head-only"]
@@ -25,23 +26,25 @@ Mode = Literal["full", "frozen", "head-only"]
 sees every augmented sample anew; the head learns. head-only: the features of each training patch are computed once and
 kept, the head learns from those (no augmentation, far faster, the head is the same as in frozen)."""
 
-NEVER = -1e4
-"""The logit of a class that must not be predicted: its exp is 0 in every dtype, and unlike -inf it can be averaged."""
-
 
 @dataclass(frozen=True)
 class Task:
-    """What a segmentation head predicts. label: the store's layer. classes: names by id. ignore: the void id."""
+    """What a segmentation head predicts. label: the store's layer. classes: names by id. ignore: the void id.
+
+    dates, size: dates and pixels (along an edge) of the samples that it learned from, and so should be shown: more of
+    either moves the encoder's features. None: any.
+    """
 
     classes: tuple[str, ...]
     ignore: int | None = None
     head: str = "conv"
     label: str = "semantic"
+    dates: int | None = None
+    size: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for a bundle."""
-        plain = {"head": self.head, "label": self.label, "classes": list(self.classes), "ignore": self.ignore}
-        return {"kind": "segmentation"} | plain
+        return {"kind": "segmentation"} | asdict(self) | {"classes": list(self.classes)}
 
 
 class SegmentationModel(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from eokit import __version__
@@ -27,9 +29,11 @@ from eokit.data.sample import Sample
 from eokit.data.store import Store
 from eokit.data.transforms import FlipRotate
 from eokit.errors import DataError, UsageError
+from eokit.models.base import Features
 from eokit.models.bundle import CONFIG_FILE, Bundle, load_bundle, newest_bundle, save_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
+from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, spread
 from eokit.tasks.metrics import scores
 from eokit.tasks.segmentation import (
@@ -39,6 +43,7 @@ from eokit.tasks.segmentation import (
     Task,
     pack_features,
     patch_matrices,
+    unpack_features,
     weights_from_counts,
 )
 from eokit.training.checkpoint import find_start, resume_from
@@ -48,8 +53,8 @@ from eokit.training.run import About
 
 VALIDATIONS = 10
 """Validations of a run, where the settings do not say every how many steps."""
-WHITENED = 32
-"""Patches whose token features set the head's whitening: 32,768 tokens of 128 px patches cut in fours."""
+START_PATCHES, START_TOKENS = 64, 512
+"""Training patches, and tokens of each, whose features a new head starts from: a logistic regression of seconds."""
 PATIENCE = 8
 """Most of a run: the rate falls along a cosine, and much of the gain comes in its last, slow part."""
 
@@ -82,7 +87,7 @@ class FinetuneSettings(Settings):
         default=0.25, gt=0, description="mode full: the encoder's learning rate over the head's"
     )
     dates: int = Field(
-        default=16, gt=0, description="at most so many dates a sample: random in training, else evenly spaced"
+        default=32, gt=0, description="at most so many dates a sample: random in training, else evenly spaced"
     )
     crop: int | None = Field(
         default=None, gt=0, description="edge of the window of a training sample, pixels; null: all of it"
@@ -137,7 +142,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult:
         again=f"eokit finetune --out {shlex.quote(str(out))} --resume auto",
         quiet=settings.quiet,
     )
-    whiten(plan, dataset)
+    start_head(plan, dataset, validation)
     validating = validation_of(plan, validation)
     result = fit(
         plan.recipe, dataset, settings.loop, run_folder(out), validation=validating, resume=resume, about=about
@@ -169,7 +174,9 @@ def lay_out(settings: FinetuneSettings) -> Plan:
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
     counts = store.class_counts(settings.label, split.train)
     weights = weights_from_counts(counts, ignore) if settings.class_weights == "sqrt" else None
-    model = SegmentationModel(bundle.encoder, Task(classes, ignore, settings.head, settings.label))
+    size = settings.crop or store.modalities[next(iter(preprocessing.inputs))].shape[-1]
+    task = Task(classes, ignore, settings.head, settings.label, settings.dates, size)
+    model = SegmentationModel(bundle.encoder, task)
     recipe = SegmentationRecipe(model, weights, settings.mode, settings.encoder_lr_scale)
 
     def patches(folds: tuple[int, ...], limit: int | None, **random: Any) -> SampleDataset:
@@ -190,16 +197,25 @@ def data_of(plan: Plan) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
     return kept, FeatureDataset(plan, plan.validation, "features to validate on") if plan.validation else None
 
 
-def whiten(plan: Plan, dataset: Dataset[Sample]) -> None:
-    """Set the head's whitening by features of some training patches, as the encoder makes them before it learns."""
-    if isinstance(dataset, FeatureDataset):
-        samples = dataset.samples[:WHITENED]
-    else:  # the windows that training sees (the same places in the positional code), but none turned
-        some = copy(plan.dataset)
-        some.indices, some.transforms = spread(some.indices, WHITENED), ()
-        samples = FeatureDataset(plan, some, "features to whiten").samples
-    tokens = [one.targets["patch"][:, one.targets["seen"]].T for one in samples]
-    plan.recipe.model.head.whitening.fit(torch.cat(tokens))
+def start_head(plan: Plan, dataset: Dataset[Sample], validation: Dataset[Sample] | None) -> None:
+    """Let the head begin as a linear probe, on features of some patches, of the encoder before it learns."""
+    train = head_tokens(plan, dataset, "features to start from")
+    val = head_tokens(plan, validation, "features to choose a penalty on") if validation is not None else None
+    plan.recipe.model.head.start(train, val)
+
+
+def head_tokens(plan: Plan, dataset: Dataset[Sample], what: str) -> Tokens:
+    """Labelled tokens of some patches: of windows as training sees them (they have their places), none turned."""
+    task, encoder, how = plan.recipe.model.task, plan.recipe.model.encoder, reading(plan.settings)
+    labels = Labels(task.label, len(task.classes), task.ignore)
+    encoded: Iterable[tuple[Features, Tensor]]
+    if isinstance(dataset, SampleDataset):
+        some = copy(dataset)
+        some.indices, some.transforms = spread(some.indices, START_PATCHES), ()
+        encoded = encode(encoder, some, labels, how, what)
+    else:
+        encoded = ((unpack_features(batch), batch.targets[task.label]) for batch in batches(dataset, how))
+    return gather_tokens(encoded, encoder.patch_size, labels, share=START_TOKENS, seed=plan.settings.loop.seed)
 
 
 class FeatureDataset(Dataset[Sample]):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eokit.errors import DataError
-from eokit.evaluation import linear_probe
-from eokit.evaluation.features import Labels, Tokens, gather_tokens
 from eokit.evaluation.knn import Neighbours
+from eokit.tasks import linear_probe
+from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
 from eokit.tasks.inputs import Reading
 from eokit.tasks.metrics import confusion, summarise
 from tests.evaluation.toy_data import VOID, ToyPlaces
@@ -17,6 +17,11 @@ from tests.tasks.toy import toy
 
 LABELS = Labels("semantic", 4, VOID)
 QUIET = Reading(batch_size=3, quiet=True)
+
+
+def tokens_of(encoder, places, labels: Labels, reading: Reading, share: int = 10**6, seed: int = 0) -> Tokens:
+    encoded = encode(encoder, places, labels, reading, "tokens")
+    return gather_tokens(encoded, encoder.patch_size, labels, share=share, seed=seed)
 
 
 def clusters(n: int, seed: int, spread: float, classes: int = 3) -> Tokens:
@@ -110,7 +115,7 @@ def test_a_single_class_cannot_be_probed():
 
 def test_tokens_are_the_labelled_ones_in_order():
     places = ToyPlaces(4)
-    tokens = gather_tokens(toy(), places, LABELS, QUIET)
+    tokens = tokens_of(toy(), places, LABELS, QUIET)
     # half of the first row of tokens is void, the majority of the rest is the field's class
     expected = torch.cat([sample.targets["semantic"][2::4, ::4].flatten() for sample in places.samples])
     assert torch.equal(tokens.labels, expected)
@@ -118,13 +123,13 @@ def test_tokens_are_the_labelled_ones_in_order():
 
 
 def test_tokens_do_not_depend_on_the_batch_size():
-    one = gather_tokens(toy(), ToyPlaces(5), LABELS, Reading(batch_size=1, quiet=True))
-    many = gather_tokens(toy(), ToyPlaces(5), LABELS, Reading(batch_size=5, quiet=True))
+    one = tokens_of(toy(), ToyPlaces(5), LABELS, Reading(batch_size=1, quiet=True))
+    many = tokens_of(toy(), ToyPlaces(5), LABELS, Reading(batch_size=5, quiet=True))
     torch.testing.assert_close(one.features, many.features)
 
 
 def test_the_share_of_tokens_drawn_is_the_same_for_the_same_seed():
-    first, same, other = (gather_tokens(toy(), ToyPlaces(4), LABELS, QUIET, max_tokens=20, seed=s) for s in (1, 1, 2))
+    first, same, other = (tokens_of(toy(), ToyPlaces(4), LABELS, QUIET, share=5, seed=s) for s in (1, 1, 2))
     assert len(first.labels) == 20
     assert torch.equal(first.features, same.features)
     assert not torch.equal(first.features, other.features)
@@ -133,7 +138,7 @@ def test_the_share_of_tokens_drawn_is_the_same_for_the_same_seed():
 def test_unseen_tokens_are_not_learned_from():
     places = ToyPlaces(1)
     places.samples[0].series["s2"].valid[:, 8:] = False
-    assert len(gather_tokens(toy(), places, LABELS, QUIET).labels) == 8
+    assert len(tokens_of(toy(), places, LABELS, QUIET).labels) == 8
 
 
 def test_labels_that_are_all_void_are_refused():
@@ -141,4 +146,4 @@ def test_labels_that_are_all_void_are_refused():
     for sample in places.samples:
         sample.targets["semantic"].fill_(VOID)
     with pytest.raises(DataError, match="no labelled token"):
-        gather_tokens(toy(), places, LABELS, QUIET)
+        tokens_of(toy(), places, LABELS, QUIET)

@@ -10,8 +10,8 @@ import torch
 
 from eokit.data.sample import Series
 from eokit.errors import DataError
-from eokit.evaluation.features import Labels
 from eokit.evaluation.random_forest import columns, common_grid, fit, origin, resample
+from eokit.tasks.features import Labels
 from tests.evaluation.toy_data import VOID, ToyPlaces
 
 LABELS = Labels("semantic", 4, VOID)

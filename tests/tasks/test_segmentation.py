@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from eokit.errors import WeightsError
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.heads import ConvHead, Whitening, seen_pixels, to_pixels
+from eokit.tasks.features import Tokens
+from eokit.tasks.heads import ConvHead, LinearHead, seen_pixels, to_pixels
 from eokit.tasks.segmentation import (
     SegmentationModel,
     SegmentationRecipe,
@@ -180,37 +181,38 @@ def test_every_pixel_of_a_token_is_seen_where_the_token_is():
     assert seen_pixels(seen, 2).tolist() == [[[True, True, False, False]] * 2]
 
 
-def correlated(n: int, width: int, seed: int = 0) -> torch.Tensor:
-    """(n, D) vectors with variances over four powers of ten, correlated, far from 0."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-    return torch.randn(n, width, generator=generator) * torch.logspace(-2, 0, width) @ mix + 5
+def tokens(n: int = 300, width: int = 8, classes: int = 3) -> Tokens:
+    """Separable tokens of classes 0 .. classes - 1, with features far from 0 and of very different spread."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    centres = torch.randn(classes, width, generator=generator)
+    noise = 0.1 * torch.randn(n, width, generator=generator)
+    return Tokens((centres[labels] + noise) * torch.logspace(-2, 0, width) + 5, labels)
 
 
-def as_maps(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.T[None, :, :, None]
+@pytest.mark.parametrize("kind", [LinearHead, ConvHead])
+def test_a_new_head_starts_as_the_linear_probe_of_its_tokens(kind):
+    train = tokens()
+    head = kind(8, 2, 4)
+    head.start(train)
+    maps = replace_patch(train.features.T[None, :, :, None])
+    predicted = head.eval()(maps).argmax(1)[0, ::2, 0]
+    assert (predicted == train.labels).float().mean() > 0.98
 
 
-def test_whitened_features_are_centred_uncorrelated_and_of_unit_variance():
-    whitening, tokens = Whitening(8), correlated(5000, 8)
-    whitening.fit(tokens)
-    out = whitening(as_maps(tokens))[0, :, :, 0].T
-    torch.testing.assert_close(out.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
-    # the shrinkage leaves the smallest of the variances, a 2000th of their mean, at a third
-    variances = torch.linalg.eigvalsh(torch.cov(out.T))
-    assert (variances < 1.001).all()
-    assert (variances[-6:] > 0.8).all()
+def test_a_class_without_a_token_can_still_be_learned():
+    head = LinearHead(8, 2, 4)
+    head.start(tokens(classes=3))
+    bias = head.classify.bias
+    assert bias[3] == bias[:3].min()
+    assert not head.classify.weight[3].any()
 
 
-def test_fewer_tokens_than_channels_can_be_whitened():
-    whitening = Whitening(16)
-    whitening.fit(correlated(5, 16))
-    assert torch.isfinite(whitening(as_maps(correlated(9, 16, seed=1)))).all()
-
-
-def test_whitening_is_not_rounded_under_autocast():
-    whitening, tokens = Whitening(8), correlated(500, 8)
-    whitening.fit(tokens)
-    plain = whitening(as_maps(tokens))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(whitening(as_maps(tokens)), plain)
+def test_the_convolutions_see_standardised_features():
+    train, head = tokens(), ConvHead(8, 2, 4)
+    head.start(train)
+    seen: list[torch.Tensor] = []
+    head.decode.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    head(replace_patch(train.features.T[None, :, :, None]))
+    torch.testing.assert_close(seen[0].mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen[0].std((0, 2, 3)), torch.ones(8), atol=1e-4, rtol=0)

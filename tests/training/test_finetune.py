@@ -62,10 +62,17 @@ def test_classes_that_pixels_tell_are_learned(settings, mode, head):
 
 
 @pytest.mark.parametrize("mode", ["full", "frozen", "head-only"])
-def test_the_head_whitens_the_features_of_the_encoder(settings, mode):
-    whitening = load_bundle(finetune(settings(mode=mode, loop_steps=1)).bundle).head
-    assert whitening["whitening.center"].abs().min() > 0
-    assert not torch.equal(whitening["whitening.matrix"], torch.eye(32))
+@pytest.mark.parametrize("head", ["linear", "conv"])
+def test_training_starts_where_a_linear_probe_ends(settings, store, bundle, mode, head):
+    still = finetune(settings(mode=mode, head=head, loop_steps=1, loop_lr=1e-12, loop_final_lr=0.0))
+    probe = EvaluateSettings(bundle=bundle, data=store.path, protocol="linear", folds=(4,), dates=4, quiet=True)
+    assert still.fit.best_metric > 0.8 * evaluate(probe).scores["miou"] > 0.2
+
+
+def test_a_head_is_shown_as_many_dates_as_it_learned_from(settings, store):
+    made = finetune(settings())
+    by_default = evaluate(EvaluateSettings(bundle=made.bundle, data=store.path, folds=(4,), quiet=True))
+    assert by_default.scores["miou"] == made.fit.best_metric
 
 
 def test_the_bundle_holds_the_weights_of_the_best_validation(settings, store):

@@ -1,9 +1,8 @@
-"""Token features of an encoder with their labels, gathered batch by batch; what kNN and the linear probe learn from."""
+"""Token features of an encoder with their labels, gathered batch by batch; probes and new heads learn from them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,18 +46,18 @@ def encode(
 
 
 def gather_tokens(
-    encoder: Encoder, dataset: Any, labels: Labels, reading: Reading, *, max_tokens: int = MAX_TOKENS, seed: int = 0
+    encoded: Iterable[tuple[Features, Tensor]], patch_size: int, labels: Labels, *, share: int, seed: int = 0
 ) -> Tokens:
-    """At most about `max_tokens` seen and labelled tokens, an equal share of each sample, drawn by `seed`.
+    """At most `share` seen and labelled tokens of each sample, drawn by `seed`.
 
-    Drawn without regard to class, so that the frequencies of the classes stay those of the data.
+    encoded: features and labels (B, H, W), batch by batch, such as from `encode`. Drawn without regard to class, so
+    that the frequencies of the classes stay those of the data.
     """
-    share = math.ceil(max_tokens / max(1, len(dataset)))
     rows: list[Tensor] = []
     truth: list[Tensor] = []
     number = 0
-    for features, pixels in encode(encoder, dataset, labels, reading, "features to learn from"):
-        classes = majority(pixels, encoder.patch_size, labels.n_classes, labels.ignore)
+    for features, pixels in encoded:
+        classes = majority(pixels, patch_size, labels.n_classes, labels.ignore)
         usable = (features.seen & (classes >= 0)).cpu()
         for patch, keep, ids in zip(features.patch.float().cpu(), usable, classes.cpu(), strict=True):
             where = draw(keep.flatten().nonzero().flatten(), share, [seed, number])

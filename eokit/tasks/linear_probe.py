@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from eokit.errors import DataError
-from eokit.evaluation.features import Tokens
+from eokit.tasks.features import Tokens
 from eokit.tasks.metrics import confusion, summarise
-from eokit.tasks.segmentation import NEVER
 
+NEVER = -1e4
+"""The logit of a class that must not be predicted: its exp is 0 in every dtype, and unlike -inf it can be averaged."""
 L2 = (1e-2, 1e-3, 1e-4, 1e-5)
 """Penalties tried, per token: the loss is the mean cross-entropy + L2 / 2 x the squared norm of the weights."""
-L2_DEFAULT = 1e-3
+L2_DEFAULT = 1e-4
 ITERATIONS = 200
 """Most steps of the solver for one penalty; each starts where the stronger penalty ended."""
 
