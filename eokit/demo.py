@@ -54,7 +54,7 @@ class DemoSettings(Settings):
     out: Path = Path("demo")
     patches: int = Field(160, ge=10, description="patches of the synthetic season, over two places and five folds")
     size: int = Field(32, ge=32, description="edge of a patch, pixels")
-    pretrain_steps: int = Field(80, gt=0)
+    pretrain_steps: int = Field(60, gt=0)
     finetune_steps: int = Field(80, gt=0)
     seed: int = Field(0, ge=0)
     overwrite: bool = False
