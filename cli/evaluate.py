@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from eokit.files import write_text
 from eokit_cli.options import PATH, common, emit, say, settings_options
 
 PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
@@ -67,7 +68,7 @@ def command(
     settings = load_settings(EvaluateSettings, config_file, overrides, given | {"quiet": quiet or None})
     report = evaluate(settings)
     if out is not None:
-        _write(out, report.to_dict())
+        write_text(out, json.dumps(report.to_dict(), indent=2) + "\n")
         say(f"report   {out}", quiet)
     if plot is not None:
         from eokit.viz.confusion import draw_confusion
@@ -76,13 +77,3 @@ def command(
         draw_confusion(report.matrix, report.classes, report.ignore, plot, title=title, synthetic=report.synthetic)
         say(f"picture  {plot}", quiet)
     emit(report.to_dict(), as_json, report.table)
-
-
-def _write(path: Path, plain: dict[str, Any]) -> None:
-    from eokit.errors import SetupError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SetupError(f"{path}: the report cannot be written ({error.strerror or error})") from None

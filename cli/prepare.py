@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit.data.formats import FORMATS, find_tree, get_format
-from eokit.errors import SetupError, UsageError
+from eokit.errors import UsageError
+from eokit.files import writing
 from eokit_cli.options import PATH, common, emit, say
 
 if TYPE_CHECKING:
@@ -109,11 +110,9 @@ def _synthetic_tree(dest: Path, season: dict[str, Any], quiet: bool) -> Iterator
     """A synthetic season in the layout of PASTIS-R, beside `dest` while it is being prepared."""
     from eokit.data.synthetic import write_synthetic_pastis
 
-    try:
+    with writing(dest.parent):
         dest.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-season-")
-    except OSError as error:
-        raise SetupError(f"{dest.parent}: cannot write there ({error.strerror}); give another path") from None
     with folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
         yield write_synthetic_pastis(Path(path) / "PASTIS-R", **season)

@@ -4,8 +4,9 @@
     ├── UsageError             2  an option or a configuration value is wrong
     │   └── ArgumentError      2  an argument of a public function is wrong (also a ValueError)
     ├── DataError              3  data are missing, damaged or not what they claim to be
+    │   └── TargetError        3  a place cannot be written: the disk is full or read-only
     ├── WeightsError           4  weights do not belong to the model, or are damaged
-    └── SetupError             5  the machine lacks something: a library, a device, disk space
+    └── SetupError             5  the machine lacks something: a library, a device, memory
     Interrupted              130  stopped by a signal, with the work so far saved
 
 A message is one line: what is wrong, where, what was expected, what to do. Raise where the fact is known.
@@ -47,6 +48,10 @@ class DataError(EokitError):
     exit_code = 3
 
 
+class TargetError(DataError):
+    """A place that cannot be written, for want of room or permission; what was there before is still there."""
+
+
 class WeightsError(EokitError):
     """Weights or preprocessing that do not belong to the model or the data; names the differing keys."""
 
@@ -54,7 +59,7 @@ class WeightsError(EokitError):
 
 
 class SetupError(EokitError):
-    """Something the machine lacks: an optional library, a device, room on the disk; says how to get it."""
+    """Something the machine lacks: an optional library, a device, memory; says how to get it."""
 
     exit_code = 5
 

@@ -6,11 +6,8 @@ The bytes are those of a standard Zarr v3 `sharding_indexed` array and depend on
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import accumulate, product
 from math import prod
 from pathlib import Path
@@ -21,9 +18,7 @@ import numpy as np
 
 from eokit.data.layout import COMPRESSOR, LEVEL, ArrayLayout
 from eokit.data.shard_reader import EMPTY, contextual_blosc
-from eokit.errors import SetupError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from eokit.files import writing
 
 
 class ShardWriter:
@@ -91,7 +86,7 @@ class ShardWriter:
     def _append(self, data: bytes) -> tuple[int, int]:
         import google_crc32c
 
-        with explained(self.file):
+        with writing(self.file):
             if self._stream is None:
                 self._aside.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = self._aside.open("wb")
@@ -105,11 +100,11 @@ class ShardWriter:
         """Append the index and put the file in place."""
         if self._stream is None:
             # An earlier try may have left a file with samples that are now left out.
-            with explained(self.file):
+            with writing(self.file):
                 self.file.unlink(missing_ok=True)
             return
         self._append(_with_checksum(self._index.tobytes()))
-        with explained(self.file):
+        with writing(self.file):
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
@@ -161,35 +156,13 @@ def read_small(root: Path, metadata: dict, path: str) -> np.ndarray:
 def write_aside(file: Path, data: bytes) -> None:
     """Write a whole file so that it is either there and complete, on the disk, or not there."""
     aside = _aside(file)
-    with explained(file):
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(file)
-
-
-@contextmanager
-def explained(file: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one SetupError that says what is missing and where."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise SetupError(f"{file}: no space left on the disk ({_free(file)} free)") from None
-        raise SetupError(
-            f"{file}: cannot be written ({error.strerror or error}); choose a place that can, or change its permissions"
-        ) from None
-
-
-def _free(file: Path) -> str:
-    place = next((parent for parent in file.parents if parent.exists()), Path("/"))
-    try:
-        room = os.statvfs(place)
-    except OSError:
-        return "unknown space"
-    return f"{room.f_bavail * room.f_frsize / 1e6:.1f} MB"
 
 
 def _aside(file: Path) -> Path:

@@ -23,10 +23,11 @@ from typing import Literal
 from eokit.data.finish import finish_store
 from eokit.data.layout import LAYOUTS
 from eokit.data.plan import Plan, make_plan
-from eokit.data.shard_writer import explained, write_aside
+from eokit.data.shard_writer import write_aside
 from eokit.data.spec import Entry, LabelSpec, ModalitySpec, Source, StoreSpec
 from eokit.data.tasks import MANIFEST, Job, Record, run_in_worker, run_task, start_worker
-from eokit.errors import ArgumentError, DataError, SetupError, UsageError
+from eokit.errors import ArgumentError, DataError, SetupError, TargetError, UsageError
+from eokit.files import put_in_place, writing
 from eokit.progress import Progress
 
 __all__ = ["Entry", "LabelSpec", "ModalitySpec", "Source", "StoreSpec", "WriteOptions", "WriteResult", "write_store"]
@@ -71,8 +72,8 @@ class WriteResult:
 def write_store(source: Source, dest: Path, options: WriteOptions = WriteOptions()) -> WriteResult:
     """Write all samples of `source` to a store at `dest`.
 
-    UsageError: something is there already. DataError: a sample cannot be read. SetupError: the disk refuses.
-    After a DataError or SetupError the finished shards stay in `<dest>.partial` for `resume`.
+    UsageError: something is there already. DataError: a sample cannot be read. TargetError: the disk refuses.
+    After either the finished shards stay in `<dest>.partial` for `resume`.
     """
     started = time.monotonic()
     plan = make_plan(source.spec, source.entries, options.layout)
@@ -110,7 +111,7 @@ def _prepare(dest: Path, partial: Path, plan: Plan, options: WriteOptions) -> No
         for cut_off in partial.rglob(".*"):
             cut_off.unlink()
         return
-    with explained(partial):
+    with writing(partial):
         if partial.exists():
             if not options.overwrite:
                 raise UsageError(f"{partial} is an unfinished store; use --resume to go on, --overwrite to start anew")
@@ -173,11 +174,11 @@ def _run(job: Job, pending: list[int], leave_out: frozenset[str], workers: int) 
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+    except TargetError as error:
+        need = sum(job.plan.tasks[number].raw_bytes for number in pending) / 1e6
+        raise TargetError(f"{error}; the store needs at most {need:.1f} MB more{_way_on(job)}") from None
     except DataError as error:
         raise DataError(f"{error}{_way_on(job)}") from None
-    except SetupError as error:
-        need = sum(job.plan.tasks[number].raw_bytes for number in pending) / 1e6
-        raise SetupError(f"{error}; the store needs at most {need:.1f} MB more{_way_on(job)}") from None
     except BrokenProcessPool:
         raise SetupError(
             f"a worker process was killed, perhaps for want of memory; use fewer --workers{_way_on(job)}"
@@ -194,17 +195,12 @@ def _way_on(job: Job) -> str:
 
 
 def _put_in_place(partial: Path, dest: Path) -> None:
-    """Rename the finished store to its name; an old one is moved away first and removed last."""
-    old = dest.with_name(f".{dest.name}.replaced-{os.getpid()}")
-    with explained(dest):
-        if dest.exists():
-            dest.rename(old)
-        partial.rename(dest)
+    """Rename the finished store to its name, and make sure that the disk knows."""
+    with writing(dest):
+        put_in_place(partial, dest)
         parent = os.open(dest.parent, os.O_RDONLY)
         os.fsync(parent)
         os.close(parent)
-        if old.exists():
-            shutil.rmtree(old)
 
 
 class _Speed:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from eokit.errors import SetupError
-from eokit.mapping.progress_file import PartialMap, writing
+from eokit.errors import TargetError
+from eokit.files import writing
+from eokit.mapping.progress_file import PartialMap
 from eokit.mapping.scene import Area
 from eokit.mapping.tiles import UNSEEN
 
@@ -64,7 +65,7 @@ def _write_cog(partial: PartialMap, layer: str, area: Area, out: Path, described
 
     plain, aside = partial.folder / f"{layer}.plain.tif", partial.folder / f"{layer}.tif"
     try:
-        with writing(out):
+        with writing(out, hint="add --resume"):
             _write_plain(partial, layer, area, plain, described)
             options = {"blocksize": BLOCK, "compress": "DEFLATE", "bigtiff": "IF_SAFER"}
             resampling = described["overviews"]
@@ -72,7 +73,7 @@ def _write_cog(partial: PartialMap, layer: str, area: Area, out: Path, described
             plain.unlink()
             aside.replace(out)
     except rasterio.errors.RasterioError as error:
-        raise SetupError(
+        raise TargetError(
             f"{out}: cannot be written ({' '.join(str(error).split())}); is the disk full? --resume continues"
         ) from None
 

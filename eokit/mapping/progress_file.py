@@ -9,18 +9,16 @@ The XOR makes the holes of a sparse file (zeros) read as 255, which is nodata.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eokit.errors import SetupError, UsageError
+from eokit.errors import UsageError
+from eokit.files import writing
 from eokit.mapping.tiles import UNSEEN
 
 LAYERS = ("classes", "confidence")
@@ -38,7 +36,7 @@ class PartialMap:
         self.rows_done = 0
         if self.folder.exists():
             self._take_over(out, resume, overwrite)
-        with writing(self.folder):
+        with writing(self.folder, hint="add --resume"):
             self.folder.mkdir(parents=True, exist_ok=True)
             for layer in LAYERS:
                 with self._file(layer).open("ab") as file:
@@ -50,7 +48,7 @@ class PartialMap:
         skip = max(0, self.rows_done - top)
         if skip >= len(classes):
             return 0
-        with writing(self.folder):
+        with writing(self.folder, hint="add --resume"):
             for layer, rows in zip(LAYERS, (classes, confidence), strict=True):
                 self._write_rows(layer, top + skip, rows[skip:])
             self.rows_done = top + len(classes)
@@ -128,16 +126,3 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     if words[0] == words[1]:
         return f"{name} is no longer the same"
     return f"{name} was {words[0]} and is now {words[1]}"
-
-
-@contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn what the system says about a place that cannot be written into one line (SetupError, exit 5)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "the disk is full; free some room and add --resume"
-        else:
-            hint = "choose another place for the map"
-        raise SetupError(f"{target}: cannot be written ({error.strerror or error}); {hint}") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from eokit.data.preprocessing import Preprocessing
 from eokit.errors import WeightsError
+from eokit.files import cleaned, put_in_place, writing
 from eokit.models.base import Encoder
 from eokit.models.registry import FAMILIES, build_encoder
 
@@ -45,13 +45,10 @@ class Bundle:
 
 
 def save_bundle(path: Path, bundle: Bundle) -> Path:
-    """Write `bundle` to the folder `path`, replacing an older bundle there; returns `path`."""
+    """Write `bundle` to the folder `path`, replacing an older bundle there once it is whole; returns `path`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     tensors = {f"encoder.{key}": value for key, value in bundle.encoder.state_dict().items()}
     tensors |= {f"head.{key}": value for key, value in bundle.head.items()}
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / WEIGHTS_FILE)
     description = {
         "format": FORMAT,
         "family": bundle.encoder.family,
@@ -60,10 +57,11 @@ def save_bundle(path: Path, bundle: Bundle) -> Path:
         "task": bundle.task,
         "provenance": bundle.provenance,
     }
-    (aside / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    if path.exists():
-        shutil.rmtree(path)
-    aside.rename(path)
+    with writing(path, SafetensorError), cleaned(aside):
+        aside.mkdir(parents=True)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / WEIGHTS_FILE)
+        (aside / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        put_in_place(aside, path)
     return path
 
 

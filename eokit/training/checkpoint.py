@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eokit.errors import SetupError, UsageError, WeightsError
+from eokit.errors import UsageError, WeightsError
+from eokit.files import cleaned, put_in_place, writing
 from eokit.models.bundle import load_strict
 from eokit.training.settings import HARMLESS
 
@@ -46,22 +47,15 @@ def save_checkpoint(
     """Write `folder/step-<state.step>`, replacing one of that name; returns its path."""
     path = folder / step_name(state.step)
     aside = folder / f".{path.name}.tmp"
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
+    with writing(path, SafetensorError), cleaned(aside):
         aside.mkdir(parents=True)
         save_file(_flatten(recipe, optimizer), aside / TENSORS)
         facts = {"format": FORMAT, "state": asdict(state), "settings": settings, "crc32": _crc32(aside / TENSORS)}
         (aside / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         for one in (aside / TENSORS, aside / FACTS, aside):
             _sync(one)
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
+        put_in_place(aside, path)
         _sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise SetupError(
-            f"{path}: the checkpoint cannot be written ({error}); free some space or choose another --out"
-        ) from None
     return path
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eokit.errors import EokitError
+from eokit.files import write_text, writing
 from eokit.training.distributed import Team
 
 FILE = "events.jsonl"
@@ -33,9 +34,7 @@ class EventLog:
         self._enabled = enabled
         if enabled:
             kept = [event for event in read_events(run) if event["step"] <= upto] if upto else []
-            aside = self._file.with_suffix(".tmp")
-            aside.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
-            aside.replace(self._file)
+            write_text(self._file, "".join(json.dumps(event) + "\n" for event in kept))
 
     def write(self, event: str, step: int, **facts: Any) -> None:
         """One event; numbers that JSON lacks (nan, inf) are written as text."""
@@ -45,7 +44,7 @@ class EventLog:
         plain = {
             key: str(one) if isinstance(one, float) and not math.isfinite(one) else one for key, one in line.items()
         }
-        with self._file.open("a", encoding="utf-8") as file:
+        with writing(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
 
 

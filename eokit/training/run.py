@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import nn
 
-from eokit.errors import SetupError
+from eokit.files import write_text, writing
 from eokit.training.checkpoint import (
     FOLDER,
     State,
@@ -100,13 +100,10 @@ class Run:
         team.wait()
         self._last_event = self.state.step
         if team.first:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
                 drop_later(self.path / FOLDER, self.state.step)
                 text = yaml.safe_dump(about.settings, sort_keys=False, allow_unicode=True)
-                (self.path / SETTINGS_FILE).write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise SetupError(f"{self.path}: cannot be written ({error}); choose another --out") from None
+                write_text(self.path / SETTINGS_FILE, text)
         self._events = EventLog(self.path, upto=self.state.step, enabled=team.first)
         self._events.write(
             "start", self.state.step, steps=self._loop.steps, processes=team.size, device=str(team.device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eokit.errors import SetupError
+from eokit.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +42,8 @@ def bare(axes: Axes, title: str) -> Axes:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the PNG, making its folder; SetupError where it cannot be written."""
-    try:
+    """Write the PNG, making its folder; TargetError where it cannot be written."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI, format="png")
-    except OSError as error:
-        raise SetupError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
     return path

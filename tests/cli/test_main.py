@@ -80,6 +80,7 @@ def test_every_error_class_has_its_own_documented_exit_code():
         "DataError": 3,
         "WeightsError": 4,
         "SetupError": 5,
+        "TargetError": 3,
         "Interrupted": 130,
     }
 

@@ -212,11 +212,11 @@ def test_a_missing_geo_library_is_exit_5_and_says_how_to_install_it(eokit, tree,
     assert "pip install 'eokit[geo]'" in err[0]
 
 
-def test_a_place_that_cannot_be_written_is_exit_5(eokit, tmp_path):
+def test_a_place_that_cannot_be_written_is_exit_3(eokit, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     code, _, err = eokit("prepare", "synthetic", tmp_path / "file" / "p.zarr")
-    assert (code, len(err)) == (5, 1)
-    assert "cannot write there" in err[0]
+    assert (code, len(err)) == (3, 1)
+    assert "cannot be written" in err[0]
 
 
 @pytest.mark.shared

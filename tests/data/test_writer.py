@@ -19,7 +19,7 @@ import pytest
 from eokit.data import shard_writer
 from eokit.data.store import Store
 from eokit.data.writer import WriteOptions, write_store
-from eokit.errors import ArgumentError, DataError, SetupError, UsageError
+from eokit.errors import ArgumentError, DataError, TargetError, UsageError
 from tests.data.stores import MemorySource, make_source, make_store
 
 QUIET = WriteOptions(workers=1, quiet=True)
@@ -207,7 +207,7 @@ def test_resume_refuses_the_partial_store_of_other_data(tmp_path):
 def test_a_full_disk_is_one_line_with_the_space_needed(tmp_path, monkeypatch, done):
     with monkeypatch.context() as patch:
         fail_writing_after(patch, done, errno.ENOSPC)
-        with pytest.raises(SetupError, match=r"no space left on the disk \([\d.]+ MB free\); the store needs at most"):
+        with pytest.raises(TargetError, match=r"No space left.*[\d.]+ MB are free.*; the store needs at most"):
             write_store(make_source(), tmp_path / "toy.zarr", QUIET)
     assert not (tmp_path / "toy.zarr").exists()
     partial = (tmp_path / "toy.zarr.partial").exists()
@@ -220,7 +220,7 @@ def test_a_read_only_target_is_one_line(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SetupError, match=r"toy\.zarr\.partial: cannot be written"):
+    with pytest.raises(TargetError, match=r"toy\.zarr\.partial: cannot be written"):
         write_store(make_source(), tmp_path / "toy.zarr", QUIET)
 
 
@@ -229,7 +229,7 @@ def test_a_file_cut_off_by_a_full_disk_is_never_put_in_place(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shard_writer.os, "fsync", refuse)
-    with pytest.raises(SetupError):
+    with pytest.raises(TargetError):
         shard_writer.write_aside(tmp_path / "file", b"1234")
     assert not (tmp_path / "file").exists()
 
@@ -291,7 +291,7 @@ def test_options_that_cannot_work_are_refused(wrong):
 
 
 def test_errors_survive_the_way_back_from_a_worker():
-    assert str(pickle.loads(pickle.dumps(SetupError("no room")))) == "no room"
+    assert str(pickle.loads(pickle.dumps(TargetError("no room")))) == "no room"
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):

@@ -17,7 +17,7 @@ import rasterio
 import rasterio.shutil
 
 from eokit.data.preprocessing import NODATA
-from eokit.errors import DataError, Interrupted, SetupError, UsageError
+from eokit.errors import DataError, Interrupted, TargetError, UsageError
 from eokit.mapping import draw, progress_file
 from eokit.mapping.predict import PredictSettings, predict_with
 from tests.mapping.scenes import CLASSES, PixelModel, predictor, preprocessing, smooth_pixels, write_scene, write_tiff
@@ -317,7 +317,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     folder = write_scene(tmp_path / "in")
     (tmp_path / "file").write_text("")
     model = PixelModel()
-    with pytest.raises(SetupError, match="cannot be written"):
+    with pytest.raises(TargetError, match="cannot be written"):
         predict_with(predictor(model), settings(folder, tmp_path / "file" / "map.tif"))
     assert model.batches == 0
 
@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_line_and_the_rows_before_it_are_kept(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(progress_file.os, "fsync", full)
-        with pytest.raises(SetupError, match="disk is full"):
+        with pytest.raises(TargetError, match="No space left"):
             predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
     assert not (tmp_path / "map.tif").exists()
     predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eokit.errors import SetupError, UsageError, WeightsError
+from eokit.errors import TargetError, UsageError, WeightsError
 from eokit.training import checkpoint
 from eokit.training.checkpoint import State, load_checkpoint, save_checkpoint
 from eokit.training.optim import make_optimizer
@@ -89,6 +89,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "_sync", full)
     recipe, optimizer = trained()
-    with pytest.raises(SetupError, match="No space left"):
+    with pytest.raises(TargetError, match="No space left"):
         save_checkpoint(tmp_path / "checkpoints", State(1), recipe, optimizer, SETTINGS)
     assert list((tmp_path / "checkpoints").iterdir()) == []

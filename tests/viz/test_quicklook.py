@@ -9,7 +9,7 @@ import pytest
 
 from eokit.data.crops import PASTIS_CLASSES
 from eokit.data.spec import ModalitySpec
-from eokit.errors import SetupError
+from eokit.errors import SetupError, TargetError
 from eokit.viz import quicklook, style
 from eokit.viz.colors import BACKGROUND_COLOUR, VOID_COLOUR, class_colors
 from eokit.viz.quicklook import draw_quicklook
@@ -158,7 +158,7 @@ def test_missing_matplotlib_is_named_with_the_way_to_get_it(monkeypatch):
 
 def test_a_picture_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="cannot be written"):
+    with pytest.raises(TargetError, match="cannot be written"):
         style.save_figure(style.new_figure(1, 1), tmp_path / "file" / "look.png")
 
 

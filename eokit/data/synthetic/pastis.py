@@ -22,6 +22,7 @@ from eokit.data.crops import VOID
 from eokit.data.synthetic.calendar import FIRST_CROP
 from eokit.data.synthetic.landscape import MARGIN, NODATA, PLACES, Season, View, class_of, draw_s1, draw_s2, draw_tile
 from eokit.errors import ArgumentError, DataError, SetupError
+from eokit.files import writing
 
 NEW_YEAR = date(2019, 1, 1)
 """Day 0 of the synthetic calendar: PASTIS covers the harvest of 2019."""
@@ -58,7 +59,7 @@ def write_synthetic_pastis(
     patches: how many, over two tiles; neighbours adjoin. size: pixels of 10 m along an edge. dates: least and most
     Sentinel-2 dates of a patch. modalities: of s2, s1-asc, s1-des. folds: patches go to folds 1..folds in blocks.
     The same arguments give the same bytes, whatever `workers` is. Raises ArgumentError for values that cannot be,
-    DataError where `path` is in use, SetupError without pyproj or room on the disk.
+    DataError where `path` is in use, SetupError without pyproj, TargetError without room.
     """
     season = Season(patches, size, seed, (dates[0], dates[-1]), tuple(modalities), folds)
     _check(season)
@@ -66,7 +67,7 @@ def write_synthetic_pastis(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path} exists already; choose another folder for the synthetic season, or remove it first")
     aside = path.with_name(path.name + ".partial")
-    try:
+    with writing(path):
         shutil.rmtree(aside, ignore_errors=True)
         _make_folders(aside, season)
         written = list(_write_patches(aside, season, workers))
@@ -77,8 +78,6 @@ def write_synthetic_pastis(
         if path.is_dir():
             path.rmdir()
         aside.rename(path)
-    except OSError as error:
-        raise SetupError(f"cannot write the synthetic season to {path}: {error.strerror or error}") from error
     return path
 
 
