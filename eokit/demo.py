@@ -25,6 +25,7 @@ from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import UsageError
 from eokit.evaluation.protocols import EvaluateSettings, evaluate
 from eokit.evaluation.report import Report
+from eokit.files import writing
 from eokit.mapping.predict import PredictSettings, predict
 from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune
 from eokit.training.pretrain import PretrainSettings, pretrain
@@ -204,7 +205,7 @@ def _page(chain: Chain, maps: list[Any]) -> Path:
         Section("All figures", block=tables),
         Section("Time, and the commands behind each step", block=f"{spent}\n\n{_commands(chain)}"),
     ]
-    return write_page(chain.path("report.html"), "eokit demo: from a season to a crop map", WARNING, sections)
+    return write_page(chain.path(PAGE), "eokit demo: from a season to a crop map", WARNING, sections)
 
 
 SCORES_NOTE = (
@@ -247,15 +248,21 @@ def _commands(chain: Chain) -> str:
     )
 
 
-MADE = ("PASTIS-R-synthetic", "season.zarr", "pretrained", "crops", "crops.run", "report.html")
+FOLDERS = ("PASTIS-R-synthetic", "season.zarr", "pretrained", "crops", "crops.run")
+PATTERNS = ("season.png", "pretrained.png", "scores.png", "confusion.png", "map*.tif", "map*.tif.aux.xml", "map*.png")
+PAGE = "report.html"
 
 
 def _clear(settings: DemoSettings) -> None:
-    """An empty folder to work in; an older demo is replaced only where that was asked for."""
+    """Room to work in: an older demo goes where that was asked for, and nothing else that lies there."""
     out = settings.out
-    if out.exists() and any(out.iterdir()):
-        ours = {one.name for one in out.iterdir()} & set(MADE)
-        if not settings.overwrite or not ours:
-            raise UsageError(f"{out}: is not empty; add --overwrite to replace an older demo, or choose another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    files = [file for pattern in (*PATTERNS, PAGE) for file in out.glob(pattern)]
+    folders = [folder for name in FOLDERS for folder in (out / name, out / f"{name}.partial") if folder.is_dir()]
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (settings.overwrite and (folders or files)):
+        raise UsageError(f"{out}: is not empty; add --overwrite to replace an older demo, or choose another --out")
+    with writing(out):
+        for folder in folders:
+            shutil.rmtree(folder)
+        for file in files:
+            file.unlink()
+        out.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,8 @@ from eokit.models.bundle import load_strict
 from eokit.training.settings import HARMLESS
 
 FORMAT = 1
+OF_MODEL = ("model", "preset", "encoder", "modalities", "bundle", "head")
+"""Settings that say which model is trained."""
 FOLDER, TENSORS, FACTS = "checkpoints", "state.safetensors", "state.json"
 
 
@@ -133,7 +135,10 @@ def drop_later(folder: Path, step: int) -> None:
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], path: Path) -> None:
-    """Refuse to continue a run under other settings than it was started with (harmless ones apart)."""
+    """Refuse to continue a run under other settings than it was started with (harmless ones apart).
+
+    A WeightsError where they make another model, to which the checkpoint's weights do not belong; else a UsageError.
+    """
     new, old = _dotted(now), _dotted(then)
     differing = [
         f"{key} = {new.get(key)!r} (the run has {old.get(key)!r})"
@@ -141,7 +146,8 @@ def check_same(now: dict[str, Any], then: dict[str, Any], path: Path) -> None:
         if new.get(key) != old.get(key) and key.rpartition(".")[2] not in HARMLESS
     ]
     if differing:
-        raise UsageError(
+        of_model = any(line.partition(".")[0].partition(" ")[0] in OF_MODEL for line in differing)
+        raise (WeightsError if of_model else UsageError)(
             f"{path} belongs to a run with other settings: {'; '.join(differing)}; use those of the run, or a new --out"
         )
 

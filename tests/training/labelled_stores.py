@@ -54,7 +54,13 @@ def labelled_store(
     layers = (layer,) if labels else ()
     spec = StoreSpec("toy", "A synthetic toy", "CC0", "nobody", True, (modality,), layers)
     entries = [
-        Entry(id=f"p{number}", fold=fold, days={"s2": (17_800 + 30 * np.arange(3 + number % 4)).astype(np.int32)})
+        Entry(
+            id=f"p{number}",
+            fold=fold,
+            days={"s2": (17_800 + 30 * np.arange(3 + number % 4)).astype(np.int32)},
+            crs="EPSG:32631",
+            transform=(10.0, 0.0, 600_000.0 + 10 * SIZE * number, 0.0, -10.0, 5_000_000.0),
+        )
         for number, fold in enumerate(folds)
     ]
     return make_store(path, CropFields(spec, entries))
