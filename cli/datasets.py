@@ -25,26 +25,26 @@ def command() -> None:
 
 @command.command("list")
 @common
-def list_(as_json: bool, quiet: bool, verbose: bool) -> None:
+def list_(as_json: bool, quiet: bool) -> None:
     """List the data sets that `eokit prepare` reads."""
     infos = [get_format(name).INFO for name in FORMATS]
-    emit([asdict(info) for info in infos], as_json, lambda: "\n".join(_row(info) for info in infos))
+    emit([asdict(info) for info in infos], as_json, quiet, lambda: "\n".join(_row(info) for info in infos))
 
 
 @command.command()
 @NAME
 @common
-def info(name: str, as_json: bool, quiet: bool, verbose: bool) -> None:
+def info(name: str, as_json: bool, quiet: bool) -> None:
     """Say what NAME holds, where to get it, its licence and how to cite it."""
     known = get_format(name).INFO
-    emit(asdict(known), as_json, lambda: _page(known))
+    emit(asdict(known), as_json, quiet, lambda: _page(known))
 
 
 @command.command()
 @NAME
 @click.argument("source", required=False, type=PATH)
 @common
-def check(name: str, source: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def check(name: str, source: Path | None, as_json: bool, quiet: bool) -> None:
     """Check a copy of NAME at SOURCE without reading pixels: one line for each missing or wrong thing.
 
     Exit code 3 if `eokit prepare` would refuse the copy; notes are things it goes without.
@@ -54,8 +54,7 @@ def check(name: str, source: Path | None, as_json: bool, quiet: bool, verbose: b
     findings = published.check(tree)
     result = {"source": str(tree), "problems": findings.lines, "notes": findings.notes}
     verdict = f"{tree}: {'not usable as it is' if findings.lines else 'every file that is needed is there and fits'}"
-    if as_json or not quiet:
-        emit(result, as_json, lambda: "\n".join((*(f"note: {note}" for note in findings.notes), verdict)))
+    emit(result, as_json, quiet, lambda: "\n".join((*(f"note: {note}" for note in findings.notes), verdict)))
     if findings.lines:
         raise DataError(*findings.lines)
 

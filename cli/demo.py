@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from eokit_cli.options import PATH, common, emit, settings_options
+from eokit_cli.options import PATH, common, emit, say_settings, settings_options
 
 
 @click.command()
@@ -24,7 +24,6 @@ def command(
     overrides: tuple[str, ...],
     as_json: bool,
     quiet: bool,
-    verbose: bool,
 ) -> None:
     """Run the whole chain on a synthetic season: offline, on two cores, in minutes.
 
@@ -36,8 +35,9 @@ def command(
 
     given = {"out": out, "seed": seed, "overwrite": overwrite, "quiet": quiet or None}
     settings = load_settings(DemoSettings, config_file, overrides, given)
+    say_settings(settings)
     result = run_demo(settings)
-    emit(result, as_json, None if quiet else lambda: _text(result))
+    emit(result, as_json, quiet, lambda: _text(result))
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from eokit_cli.options import common, emit
 
 @click.command()
 @common
-def command(as_json: bool, quiet: bool, verbose: bool) -> None:
+def command(as_json: bool, quiet: bool) -> None:
     """Say what this machine can run, and why something is missing.
 
     Ends with a self-test of about a second; exit code 5 if a part of it came out wrong.
@@ -20,25 +20,23 @@ def command(as_json: bool, quiet: bool, verbose: bool) -> None:
     from eokit.errors import SetupError
 
     report = examine()
-    if not quiet or as_json:
-        emit(report, as_json, lambda: _text(report, verbose))
+    emit(report, as_json, quiet, lambda: _text(report))
     if not healthy(report):
         failed = [name for name, one in report["self_test"].items() if one["ok"] is False]
         raise SetupError(f"the self-test failed: {', '.join(failed)}; the lines above say how")
 
 
-def _text(report: dict[str, Any], verbose: bool) -> str:
+def _text(report: dict[str, Any]) -> str:
     from eokit.doctor import LIBRARIES
 
     machine, gdal = report["machine"], report["gdal"]
-    lines = [f"eokit {report['eokit']}, Python {report['python']}, {report['platform']}"]
-    if verbose:
-        lines.append(f"  {machine['executable']}")
-    lines.append(
+    lines = [
+        f"eokit {report['eokit']}, Python {report['python']}, {report['platform']}",
+        f"  {machine['executable']}",
         f"machine     {machine['cores']} cores ({machine['torch_threads']} threads in torch),"
         f" {machine['memory_gib']} GiB memory, {machine['free_disk_gib']} GiB free disk here,"
-        f" {', '.join(machine['cuda']) or 'no CUDA device'}"
-    )
+        f" {', '.join(machine['cuda']) or 'no CUDA device'}",
+    ]
     for index, (name, version) in enumerate(report["libraries"].items()):
         head = "libraries   " if index == 0 else " " * 12
         lines.append(f"{head}{name:<13}{version or f'missing ({LIBRARIES[name]})'}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from eokit.files import write_text
-from eokit_cli.options import PATH, common, emit, say, settings_options
+from eokit_cli.options import PATH, common, emit, say, say_settings, settings_options, split_names
 
 PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
 
@@ -49,7 +49,6 @@ def command(
     plot: Path | None,
     as_json: bool,
     quiet: bool,
-    verbose: bool,
     **given: Any,
 ) -> None:
     """Score BUNDLE (default: the newest in ./runs) on the test folds of a store.
@@ -64,8 +63,9 @@ def command(
 
     for name in ("folds", "train_folds", "val_folds"):
         given[name] = parse_folds(given[name]) if given[name] else None
-    given["modalities"] = tuple(given["modalities"].split(",")) if given["modalities"] else None
+    given["modalities"] = split_names(given["modalities"])
     settings = load_settings(EvaluateSettings, config_file, overrides, given | {"quiet": quiet or None})
+    say_settings(settings)
     report = evaluate(settings)
     if out is not None:
         write_text(out, json.dumps(report.to_dict(), indent=2) + "\n")
@@ -76,4 +76,4 @@ def command(
         title = f"{report.protocol} on {report.data}, mIoU {100 * report.scores['miou']:.1f} %"
         draw_confusion(report.matrix, report.classes, report.ignore, plot, title=title, synthetic=report.synthetic)
         say(f"picture  {plot}", quiet)
-    emit(report.to_dict(), as_json, report.table)
+    emit(report.to_dict(), as_json, quiet, report.table)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eokit_cli.options import PATH, common, emit, say, settings_options
+from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options
 
 if TYPE_CHECKING:
     from eokit.training.finetune import FinetuneResult, FinetuneSettings
@@ -46,10 +47,16 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--resume", metavar="auto|none|CHECKPOINT", help="Go on with the run of --out.  [default: none]")
+@dry_run_option("parameters, memory, time and the loss of one step on random numbers")
 @settings_options
 @common
 def command(
-    config_file: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool, **given: Any
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Fine-tune the encoder of DIR (a run or a bundle; default: the newest in ./runs) on the labels of a store.
 
@@ -58,13 +65,19 @@ def command(
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
     from eokit.training.distributed import is_first
-    from eokit.training.finetune import finetune
+    from eokit.training.finetune import finetune, try_out
 
+    say_settings(settings)
+    if dry_run:
+        plan, cost = try_out(settings)
+        facts = cost_facts(plan.settings, plan.notes, cost)
+        emit(facts, as_json, quiet, lambda: cost_text(facts))
+        return
     result = finetune(settings)
     if is_first():
         for note in result.notes:
             say(f"note: {note}", quiet)
-        emit(_plain(result), as_json, None if quiet else lambda: _text(result, settings))
+        emit(_plain(result), as_json, quiet, lambda: _text(result, settings))
 
 
 def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, ...]) -> FinetuneSettings:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
               help="Draw a quick look; without a name after STORE: ./<store>-quicklook.png.")  # fmt: skip
 @click.option("--sample", metavar="ID", help="The patch to draw, by id or number; default: the one with most classes.")
 @common
-def command(store: Path, plot: Path | None, sample: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def command(store: Path, plot: Path | None, sample: str | None, as_json: bool, quiet: bool) -> None:
     """Show what is in STORE: sensors, dates, gaps, classes, sizes; with --plot also a picture."""
     from eokit.data.describe import describe
     from eokit.data.store import Store
@@ -34,7 +34,7 @@ def command(store: Path, plot: Path | None, sample: str | None, as_json: bool, q
         target = plot if plot != Path() else Path(f"{store.resolve().stem}-quicklook.png")
         facts["picture"] = str(draw_quicklook(opened, target, number))
         say(f"quick look: {target}", quiet)
-    emit(facts, as_json, None if quiet else lambda: as_text(facts, verbose))
+    emit(facts, as_json, quiet, lambda: as_text(facts))
 
 
 def _find(store: Store, sample: str) -> int:
@@ -49,8 +49,8 @@ def _find(store: Store, sample: str) -> int:
     )
 
 
-def as_text(facts: dict[str, Any], verbose: bool = False) -> str:
-    """The facts of `describe` for people; `verbose` lists the classes without pixels as well."""
+def as_text(facts: dict[str, Any]) -> str:
+    """The facts of `describe` for people."""
     made_up = "SYNTHETIC, " if facts["synthetic"] else ""
     folds = "  ".join(f"{fold}: {count}" for fold, count in facts["folds"].items())
     size = f"{facts['bytes_on_disk'] / 1e6:,.1f} MB, {facts['compression_ratio']:.2f} times smaller than the raw arrays"
@@ -62,7 +62,7 @@ def as_text(facts: dict[str, Any], verbose: bool = False) -> str:
     for name, one in facts["modalities"].items():
         lines += _modality_lines(name, one)
     for name, one in facts["labels"].items():
-        lines += _label_lines(name, one, verbose)
+        lines += _label_lines(name, one)
     return "\n".join(lines)
 
 
@@ -82,16 +82,16 @@ def _modality_lines(name: str, one: dict[str, Any]) -> list[str]:
     ]
 
 
-def _label_lines(name: str, one: dict[str, Any], verbose: bool) -> list[str]:
+def _label_lines(name: str, one: dict[str, Any]) -> list[str]:
     head = f"{name}: label, {' x '.join(map(str, one['shape']))} px, {one['dtype']}"
     if "classes" not in one:
         return [head]
-    present = [row for row in one["classes"] if verbose or row["pixels"]]
+    present = [row for row in one["classes"] if row["pixels"]]
     wide = max((len(row["name"]) for row in present), default=0)
     rows = [
         f"  {row['id']:>3}  {row['name']:<{wide}}  {row['pixels']:>12,}  {row['share']:>7.2%}"
         + ("  ignored" if row["id"] == one["ignore"] else "")
         for row in present
     ]
-    missing = len(one["classes"]) - len(present)
-    return [head, *rows, *([f"       {missing} classes have no pixel"] if missing else [])]
+    missing = [row["name"] for row in one["classes"] if not row["pixels"]]
+    return [head, *rows, *([f"       no pixel of {', '.join(missing)}"] if missing else [])]

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from eokit.errors import UsageError
+from eokit.memory import peak_bytes
+
+if TYPE_CHECKING:
+    from eokit.config import Settings
+
 PATH = click.Path(path_type=Path)
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def common(command: Callable) -> Callable:
-    """-v, -q, --json and --debug, as every verb has them."""
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """-v, -q, --json and --debug, as every verb has them; the verb itself is told of -q and --json."""
+
+    @wraps(command)
+    def timed(*, verbose: bool, **given: Any) -> None:
+        if verbose and given["quiet"]:
+            raise UsageError("-v and -q exclude each other; leave one out")
+        started = time.monotonic()
+        command(**given)
+        if verbose:
+            say(f"took {time.monotonic() - started:.1f} s, {peak_bytes() / 2**30:.2f} GiB of memory at most")
+
+    wrapped: Callable[..., None] = timed
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, only errors."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell the settings used, the time and the memory taken."),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
-def settings_options(command: Callable) -> Callable:
+def settings_options(command: Decorated) -> Decorated:
     """--config FILE and -o key=value, for verbs that have settings."""
     override = click.option(
         "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any setting that the file can hold."
@@ -33,15 +53,34 @@ def settings_options(command: Callable) -> Callable:
     return click.option("--config", "config_file", type=PATH, help="Settings from a YAML file.")(command)
 
 
+def dry_run_option(what: str) -> Callable[[Decorated], Decorated]:
+    """--dry-run, saying `what` it tells."""
+    return click.option("--dry-run", is_flag=True, help=f"Print {what}; write nothing.")
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """The names in "A,B"; None where nothing was given."""
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
 def say(message: str, quiet: bool = False) -> None:
     """A line for people, on stderr."""
     if not quiet:
         click.echo(message, err=True)
 
 
-def emit(result: Any, as_json: bool, table: Callable[[], str] | None = None) -> None:
-    """The result on stdout: JSON where asked for, else the text that `table` makes."""
+def say_settings(settings: Settings | Mapping[str, Any]) -> None:
+    """Under -v, the settings that a verb goes by, as YAML that --config would take, on stderr."""
+    if click.get_current_context().params.get("verbose"):
+        import yaml
+
+        plain = settings if isinstance(settings, Mapping) else settings.model_dump(mode="json", exclude={"quiet"})
+        say(yaml.safe_dump(json.loads(json.dumps(plain, default=str)), sort_keys=False).rstrip())
+
+
+def emit(result: Any, as_json: bool, quiet: bool, table: Callable[[], str]) -> None:
+    """The result on stdout: JSON where asked for, else the text that `table` makes, nothing under -q."""
     if as_json:
         click.echo(json.dumps(result, indent=2, default=str))
-    elif table is not None:
+    elif not quiet:
         click.echo(table())

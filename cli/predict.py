@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from eokit_cli.options import PATH, common, emit, say, settings_options
+from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options, split_names
 
 
 @click.command()
@@ -42,30 +42,39 @@ from eokit_cli.options import PATH, common, emit, say, settings_options
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...  [default: auto]")
 @click.option("--resume", is_flag=True, default=None, help="Continue an interrupted map.")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace a map that is there.")
+@dry_run_option("grid, tiles, dates, memory and time, from headers and a batch of random numbers")
 @settings_options
 @common
 def command(
-    config_file: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool, **given: Any
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Draw a map of BUNDLE's classes: OUT.tif, OUT_confidence.tif and OUT.png.
 
     BUNDLE is the newest in ./runs, the store the only ./data/*.zarr and OUT.tif named like the source, unless given.
 
-    The source is a store, or a folder of GeoTIFFs on one grid, one file a date (or one a band), dated in their names:
-    20200113, 2020-01-13, Sentinel-2 product names. Subfolders s2/, s1-asc/ ... hold several sensors. Pixels that no
-    date shows are nodata (255); for optical sensors all bands 0 counts as not seen.
+    The source is a store, or a folder of GeoTIFFs on one grid, one file a date (or one a band). A date comes from a
+    file's name (20200113, 2020-01-13, Sentinel-2 product names), else from its tags. Subfolders s2/, s1-asc/ ... hold
+    several sensors. Pixels that no date shows are nodata (255); for optical sensors all bands 0 counts as not seen.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds
-    from eokit.mapping.predict import PredictSettings, predict
+    from eokit.mapping.predict import PredictSettings, predict, try_out
 
     given["folds"] = parse_folds(given["folds"]) if given["folds"] else None
-    given["bands"] = tuple(name.strip() for name in given["bands"].split(",")) if given["bands"] else None
+    given["bands"] = split_names(given["bands"])
     settings = load_settings(PredictSettings, config_file, overrides, given | {"quiet": quiet or None})
-    results = predict(settings)
+    say_settings(settings)
+    results: list[Any] = try_out(settings) if dry_run else predict(settings)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         say(f"note: {note}", quiet)
-    emit({"maps": [result.to_dict() for result in results]}, as_json, lambda: "\n\n".join(map(_text, results)))
+    told = {"dry_run": True} if dry_run else {}
+    text = _dry_text if dry_run else _text
+    emit(told | {"maps": [one.to_dict() for one in results]}, as_json, quiet, lambda: "\n\n".join(map(text, results)))
 
 
 def _text(result: Any) -> str:
@@ -86,3 +95,25 @@ def _text(result: Any) -> str:
         lines.append("SYNTHETIC data or model")
     paths = (("map", result.path), ("confidence", result.confidence), ("picture", result.picture))
     return "\n".join(lines + [f"{name:<12}{path}" for name, path in paths])
+
+
+def _dry_text(cost: Any) -> str:
+    height, width = cost.size
+    dates = ", ".join(
+        f"{name} {fewest} to {most}" if most > fewest else f"{name} {most}"
+        for name, (fewest, most) in cost.dates.items()
+    )
+    pixel = " x ".join(f"{side:.3g}" for side in cost.pixel)
+    lines = [
+        f"map         {cost.path}: {height:,} x {width:,} px of {pixel} m in {cost.crs}",
+        f"dates       {dates}",
+        f"tiles       {cost.tiles:,} of {cost.tile} px, {cost.overlap} px shared, in {cost.rows:,} rows,"
+        f" {cost.batch_size} at once",
+        f"memory      about {cost.memory_bytes / 1e9:.2f} GB on {cost.device}",
+        f"time        about {cost.seconds:.3g} s for the model, without reading",
+    ]
+    if cost.partial:
+        lines.append("partial: --limit leaves the rest of the map nodata")
+    if cost.synthetic:
+        lines.append("SYNTHETIC data or model")
+    return "\n".join([*lines, "nothing was written"])

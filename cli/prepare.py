@@ -14,7 +14,7 @@ import click
 from eokit.data.formats import FORMATS, find_tree, get_format
 from eokit.errors import UsageError
 from eokit.files import writing
-from eokit_cli.options import PATH, common, emit, say
+from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, split_names
 
 if TYPE_CHECKING:
     from eokit.data.formats.base import Format, FormatSource
@@ -40,7 +40,7 @@ SYNTHETIC_PATCHES = 16
 @click.option("--overwrite", is_flag=True, help="Replace the store that is there, once the new one is whole.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
               help="Stop at a broken patch, or leave it out and say so.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Check every file and print what would be written.")
+@dry_run_option("what would be written, every file checked")
 @common
 def command(
     name: str,
@@ -54,7 +54,6 @@ def command(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    verbose: bool,
     **write: Any,
 ) -> None:
     """Turn the data set NAME at SOURCE into one Zarr store at DEST (default ./data/NAME.zarr).
@@ -72,7 +71,8 @@ def command(
     if dest.exists() and not (write["overwrite"] or dry_run):
         raise UsageError(f"{dest} exists; add --overwrite to replace it, or choose another place")
     workers = write["workers"] = write["workers"] or _cores()
-    chosen = tuple(part.strip() for part in modalities.split(",")) if modalities else None
+    chosen = split_names(modalities)
+    say_settings({"source": source, "dest": dest, "modalities": chosen, "limit": limit} | write)
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
     with _synthetic_tree(dest, season, quiet) if made else _given_tree(source, published, quiet) as tree:
         opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
@@ -80,14 +80,12 @@ def command(
             say(f"note: {note}", quiet)
         plan = _plan(opened)
         if dry_run:
-            emit({"store": str(dest), "dry_run": True} | plan, as_json, lambda: _plan_text(plan, dest))
+            emit({"store": str(dest), "dry_run": True} | plan, as_json, quiet, lambda: _plan_text(plan, dest))
             return
-        if verbose:
-            say(_content_text(plan), quiet)
         result = write_store(opened, dest, WriteOptions(quiet=quiet, **write))
     for id, reason in result.skipped.items():
         say(f"skipped {id}: {reason}", quiet)
-    emit(plan | _outcome(result), as_json, None if quiet else lambda: _result_text(plan, result))
+    emit(plan | _outcome(result), as_json, quiet, lambda: _result_text(plan, result))
 
 
 def _only_dest(source: Path | None, dest: Path | None) -> Path | None:

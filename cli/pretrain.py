@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eokit_cli.options import PATH, common, emit, say, settings_options
+from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options, split_names
 
 if TYPE_CHECKING:
     from eokit.training.pretrain import PretrainResult, PretrainSettings
@@ -26,12 +27,15 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples a step, over all processes.")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: 2.5e-4]")
 @click.option("--folds", metavar="1,2-3", help="Train on these.  [default: all but the last two]")
+@click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: s2, or the first there is]")
+@click.option("--dates", type=click.IntRange(min=1), help="At most so many dates a sample.  [default: by preset]")
+@click.option("--crop", type=click.IntRange(min=1), help="Train on windows of so many pixels.  [default: by preset]")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many samples.")
 @click.option("--workers", type=click.IntRange(min=0), help="Loader processes.  [default: the idle cores, at most 8]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--resume", metavar="auto|none|CHECKPOINT", help="Go on with the run in --out.  [default: none]")
-@click.option("--dry-run", is_flag=True, help="Print parameters, memory and time of a step; write nothing.")
+@dry_run_option("parameters, memory, time and the loss of one step on random numbers")
 @settings_options
 @common
 def command(
@@ -40,7 +44,6 @@ def command(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    verbose: bool,
     **given: Any,
 ) -> None:
     """Pretrain an encoder on the series of a store: it learns to predict parcels that are hidden from it.
@@ -55,14 +58,15 @@ def command(
 
     if dry_run:
         plan, cost = try_out(settings)
-        facts = {"settings": plan.settings.model_dump(mode="json"), "notes": plan.notes, **vars(cost)}
-        facts |= {"memory_bytes": cost.memory_bytes, "total_seconds": cost.steps * cost.step_seconds}
-        emit(facts, as_json, lambda: _dry_text(facts))
+        say_settings(plan.settings)
+        facts = cost_facts(plan.settings, plan.notes, cost)
+        emit(facts, as_json, quiet, lambda: cost_text(facts))
         return
     result = pretrain(settings)
     if is_first():
+        say_settings(result.settings)
         picture = _draw(result, quiet)
-        emit(_plain(result, picture), as_json, None if quiet else lambda: _text(result, picture))
+        emit(_plain(result, picture), as_json, quiet, lambda: _text(result, picture))
 
 
 def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, ...]) -> PretrainSettings:
@@ -78,6 +82,7 @@ def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, 
     loop = [f"loop.{key}={given[key]}" for key in LOOP if given[key] is not None]
     rest = {key: value for key, value in given.items() if key not in LOOP}
     rest["folds"] = parse_folds(rest["folds"]) if rest["folds"] else None
+    rest["modalities"] = split_names(rest["modalities"])
     return load_settings(PretrainSettings, config, (*loop, *overrides), rest)
 
 
@@ -121,24 +126,3 @@ def _text(result: PretrainResult, picture: Path | None) -> str:
             f"next: eokit evaluate {result.bundle} --data {data}; eokit finetune {run} --data {data}",
         ]
     )
-
-
-def _dry_text(facts: dict[str, Any]) -> str:
-    step, total = facts["step_seconds"], facts["total_seconds"]
-    state, activations = facts["state_bytes"] / 1e9, facts["activation_bytes"] / 1e9
-    return "\n".join(
-        [
-            *facts["notes"],
-            f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['trained'] / 1e6:.2f} M of them trained",
-            f"memory      about {state + activations:.2f} GB a process: {state:.2f} GB of state,"
-            f" {activations:.2f} GB for {facts['micro_batch']} samples at once",
-            f"time        about {step:.3g} s a step on {facts['device']}, {facts['steps']} steps in {_duration(total)}",
-            "nothing was written",
-        ]
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

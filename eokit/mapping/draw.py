@@ -93,7 +93,7 @@ def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
 def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequence[Strip], plan: Plan) -> Work:
     """Predict every tile that reaches below the finished rows."""
     todo = [strip for strip in strips if strip.bottom > partial.rows_done]
-    size = plan.batch_size or _batch_size(area, plan)
+    size = plan.batch_size or tiles_a_batch(area, plan)
     jobs = [(strip.top, batch) for strip in todo for batch in batches(strip.tiles, size)]
     blender = Blender(len(predictor.classes), max(strip.bottom - strip.top for strip in strips), area.width)
     total, pixels, started = sum(len(batch) for _, batch in jobs), 0, time.monotonic()
@@ -120,7 +120,7 @@ def _blend(blender: Blender, prepared: Prepared, shares: np.ndarray, overlap: in
         blender.add(tile.top, tile.left, one, weights * seen)
 
 
-def _batch_size(area: Area, plan: Plan) -> int:
+def tiles_a_batch(area: Area, plan: Plan) -> int:
     """Tiles a batch, so that memory does not grow with the number of dates."""
     counts = [[len(days) for days in one.scene.days.values()] for one in area.scenes]
     dates = max(sum(min(count, plan.dates or count) for count in row) for row in counts)
@@ -158,15 +158,13 @@ def _check_finished(out: Path, tags: dict[str, str]) -> None:
 
 
 def _result(predictor: Predictor, area: Area, out: Path, whole: bool, work: Work) -> MapResult:
-    from rasterio.crs import CRS
-
     counted = tally(area, out, confidence_path(out))
     seen = counted.pixels[:UNSEEN].sum()
     return MapResult(
         path=out,
         confidence=confidence_path(out),
         picture=out.with_suffix(".png"),
-        crs=CRS.from_user_input(area.crs).to_string(),
+        crs=crs_name(area),
         size=(area.height, area.width),
         classes=class_areas(counted, predictor.classes),
         unseen_share=round(float(counted.pixels[UNSEEN] / counted.pixels.sum()), 6),
@@ -178,6 +176,13 @@ def _result(predictor: Predictor, area: Area, out: Path, whole: bool, work: Work
         synthetic=predictor.synthetic or area.synthetic,
         notes=area.notes,
     )
+
+
+def crs_name(area: Area) -> str:
+    """EPSG:... where there is one, else WKT."""
+    from rasterio.crs import CRS
+
+    return CRS.from_user_input(area.crs).to_string()
 
 
 def _legend(

@@ -6,6 +6,8 @@ A store whose samples lie in several coordinate systems gives one map for each.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
@@ -15,6 +17,7 @@ from eokit.data.find import only_store
 from eokit.data.preprocessing import Preprocessing
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.mapping.draw import Plan, draw
+from eokit.mapping.dry_run import MapCost, estimate
 from eokit.mapping.folder import open_folder
 from eokit.mapping.geotiff import Reading
 from eokit.mapping.inference import Predictor, load_predictor
@@ -68,22 +71,45 @@ def predict(settings: PredictSettings) -> list[MapResult]:
 
 def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapResult]:
     """`predict` with a model that is loaded already (`settings.bundle` and `settings.device` are not read)."""
-    import rasterio
-
     settings = _as_learned(settings, predictor)
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's complaints are in our own errors
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
-        areas = _open_source(settings, predictor.preprocessing)
-        outs = [_out_path(_out(settings), area, len(areas)) for area in areas]
-        for out in outs:
-            _check_target(out, settings)
-        plan = _plan(settings)
+    with _gdal():
+        maps, plan = _lay_out(settings, predictor.preprocessing), _plan(settings)
         try:
-            return [draw(predictor, area, out, plan) for area, out in zip(areas, outs, strict=True)]
+            return [draw(predictor, area, out, plan) for area, out in maps]
         except KeyboardInterrupt:
             raise Interrupted(
                 f"{_out(settings)}: interrupted, finished rows are kept; run the same command with --resume"
             ) from None
+
+
+def try_out(settings: PredictSettings) -> list[MapCost]:
+    """What each map of `predict` would be and take, from file headers and random numbers; writes nothing."""
+    _check_target(_out(settings), settings)
+    predictor = load_predictor(settings.bundle or newest_bundle(), settings.device)
+    settings = _as_learned(settings, predictor)
+    cache = 0 if _is_store(settings.source) else GDAL_CACHE_MB << 20
+    with _gdal():
+        maps, plan = _lay_out(settings, predictor.preprocessing), _plan(settings)
+        return [estimate(predictor, area, out, plan, cache) for area, out in maps]
+
+
+@contextmanager
+def _gdal() -> Iterator[None]:
+    """GDAL with a bounded cache, its complaints kept for our own errors."""
+    import rasterio
+
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        yield
+
+
+def _lay_out(settings: PredictSettings, preprocessing: Preprocessing) -> list[tuple[Area, Path]]:
+    """What is drawn and where to; none of it is there already."""
+    areas = _open_source(settings, preprocessing)
+    outs = [_out_path(_out(settings), area, len(areas)) for area in areas]
+    for out in outs:
+        _check_target(out, settings)
+    return list(zip(areas, outs, strict=True))
 
 
 def _as_learned(settings: PredictSettings, predictor: Predictor) -> PredictSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -75,17 +76,25 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
         )
 
 
-def random_batch(preprocessing: Preprocessing, shape: tuple[int, int, int], patch_size: int) -> Batch:
-    """A batch of noise as `preprocessing` would deliver it, half of its patches masked. shape: (B, T, H = W)."""
+def random_batch(preprocessing: Preprocessing, shape: tuple[int, int, int], targets: Mapping[str, Tensor]) -> Batch:
+    """A batch of noise as `preprocessing` would deliver it, with these targets. shape: (B, T, H = W)."""
     size, dates, edge = shape
     series = {}
     for name, one in preprocessing.inputs.items():
         values = torch.randn(size, dates, len(one.bands), edge, edge)
         days = (18_000 + 5 * torch.arange(dates, dtype=torch.int32)).expand(size, dates)
         series[name] = Series(values, days, torch.ones(size, dates, edge, edge, dtype=torch.bool), one.sensor)
-    tokens = edge // patch_size
-    masked = (torch.arange(tokens * tokens).view(tokens, tokens) % 2 == 0).expand(size, tokens, tokens)
-    return Batch(series, tuple(Where(f"random-{number}") for number in range(size)), {"masked": masked})
+    return Batch(series, tuple(Where(f"random-{number}") for number in range(size)), dict(targets))
+
+
+def every_other_token(size: int, tokens: int) -> Tensor:
+    """A mask (B, h, w) that hides half of `size` grids of `tokens` x `tokens`."""
+    return (torch.arange(tokens * tokens).view(tokens, tokens) % 2 == 0).expand(size, tokens, tokens)
+
+
+def random_labels(size: int, edge: int, n_classes: int) -> Tensor:
+    """Class ids (B, H, W)."""
+    return torch.randint(n_classes, (size, edge, edge))
 
 
 class SavedBytes(AbstractContextManager):

@@ -21,11 +21,12 @@ from torch.utils.data import Dataset
 
 from eokit import __version__
 from eokit.config import Settings
+from eokit.data.collate import collate
 from eokit.data.dataset import DatePolicy, Draw, SampleDataset
 from eokit.data.find import only_store
 from eokit.data.folds import Split
 from eokit.data.preprocessing import Preprocessing
-from eokit.data.sample import Sample
+from eokit.data.sample import Batch, Sample
 from eokit.data.store import Store
 from eokit.data.transforms import FlipRotate
 from eokit.errors import DataError, UsageError
@@ -48,6 +49,7 @@ from eokit.tasks.segmentation import (
 )
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
+from eokit.training.dry_run import PROBE, DryRun, dry_run, random_batch, random_labels
 from eokit.training.engine import FitResult, LoopSettings, Validation, fit
 from eokit.training.run import About
 
@@ -151,6 +153,24 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult:
         model = plan.recipe.model.cpu()
         save_bundle(out, model.to_bundle(plan.preprocessing, provenance(plan, result)))
     return FinetuneResult(out, result, plan.split, plan.store.synthetic, tuple(plan.notes))
+
+
+def try_out(settings: FinetuneSettings) -> tuple[Plan, DryRun]:
+    """What `settings` would do and cost, from one step on random numbers; writes nothing."""
+    plan = lay_out(settings)
+    task, encoder = plan.recipe.model.task, plan.recipe.model.encoder
+    days = [len(plan.store.days(name, one)) for name in plan.preprocessing.inputs for one in plan.dataset.indices]
+    shape = (PROBE, min(settings.dates, max(days)), task.size or 1)  # the size is filled in
+    batch = random_batch(plan.preprocessing, shape, {task.label: random_labels(PROBE, shape[2], len(task.classes))})
+    if settings.mode == "head-only":
+        with torch.no_grad():
+            packed = pack_features(encoder.eval()(batch))
+        patches = len(plan.dataset) + len(plan.validation or ())
+        kept = patches * sum(one.nbytes for one in packed[0].values())
+        plan.notes.append(f"features of {patches} patches are computed first and kept: {kept / 1e9:.2f} GB of memory")
+        samples = [Sample({}, where, features) for where, features in zip(batch.where, packed, strict=True)]
+        batch = Batch({}, batch.where, batch.targets | collate(samples).targets)
+    return plan, dry_run(plan.recipe, batch, settings.loop)
 
 
 def run_folder(out: Path) -> Path:

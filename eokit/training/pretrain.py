@@ -37,7 +37,7 @@ from eokit.pretraining.masks import MaskTokens
 from eokit.tasks.inputs import choose_split, spread
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
-from eokit.training.dry_run import PROBE, DryRun, dry_run, random_batch
+from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token, random_batch
 from eokit.training.engine import FitResult, LoopSettings, fit
 from eokit.training.run import About
 
@@ -142,8 +142,9 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
 def try_out(settings: PretrainSettings) -> tuple[Plan, DryRun]:
     """What `settings` would do and cost, from one step on random numbers; writes nothing."""
     plan = lay_out(settings)
-    shape = (PROBE, plan.settings.dates or 1, plan.settings.crop or 1)  # both are filled in
-    batch = random_batch(plan.preprocessing, shape, plan.recipe.encoder.patch_size)
+    dates, edge = plan.settings.dates or 1, plan.settings.crop or 1  # both are filled in
+    masked = every_other_token(PROBE, edge // plan.recipe.encoder.patch_size)
+    batch = random_batch(plan.preprocessing, (PROBE, dates, edge), {"masked": masked})
     return plan, dry_run(plan.recipe, batch, plan.settings.loop)
 
 
@@ -163,6 +164,9 @@ def identity(settings: PretrainSettings) -> dict[str, Any]:
 
 def lay_out(settings: PretrainSettings) -> Plan:
     """Open the store, fill in what the settings leave open, build recipe and data set: mistakes show before work."""
+    if settings.epochs and "steps" in settings.loop.model_fields_set:
+        both = f"steps = {settings.loop.steps} and epochs = {settings.epochs:g}"
+        raise UsageError(f"{both}: a run has one length, give one of them")
     store = Store.open(settings.data or only_store())
     settings, notes = fill_in(settings, store)
     names, folds = settings.modalities or (), settings.folds

@@ -46,6 +46,26 @@ def test_json_is_the_only_thing_on_stdout(eokit, store, bundle):
     assert told["best_step"] in (1, 2, 3)
 
 
+@pytest.mark.parametrize("mode", ["full", "frozen", "head-only"])
+def test_a_dry_run_tells_the_cost_and_writes_nothing(eokit, store, bundle, tmp_path, mode):
+    code, out, _ = eokit("finetune", bundle, "--data", store.path, "--dry-run", "--mode", mode, *QUICK)
+    assert code == 0
+    assert all(word in out for word in ("parameters", "memory", "3 steps in", "its loss", "nothing was written"))
+    assert ("features of 12 patches" in out) == (mode == "head-only")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_what_learns(eokit, store, bundle):
+    def told(mode):
+        _, out, _ = eokit("finetune", bundle, "--data", store.path, "--dry-run", "--json", "--mode", mode, *QUICK)
+        return json.loads(out)
+
+    full, frozen = told("full"), told("frozen")
+    assert full["parameters"] == full["trained"] == frozen["parameters"]
+    assert 0 < frozen["trained"] < frozen["parameters"]
+    assert full["loss"] > 0
+
+
 def test_quiet_says_nothing(eokit, store, bundle):
     assert eokit("finetune", bundle, "--data", store.path, "--out", "crops", "-q", *QUICK) == (0, "", "")
 

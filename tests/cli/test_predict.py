@@ -51,6 +51,19 @@ def test_the_summary_names_classes_and_paths(eokit, bundle, scene):
     assert all(word in out for word in ("hectares", "confidence", "90 x 130 px in EPSG:32631", "map_confidence.tif"))
 
 
+def test_a_dry_run_tells_grid_tiles_and_dates_and_writes_nothing(eokit, bundle, scene, tmp_path):
+    code, out, _ = eokit("predict", bundle, scene, "map.tif", "--dry-run", "--tile", 64, "--overlap", 16)
+    assert code == 0
+    told = ("90 x 130 px of 10 x 10 m", "s2 3", "6 of 64 px", "memory", "nothing was written")
+    assert all(word in out for word in told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_what_a_run_would(eokit, bundle, scene, tmp_path):
+    (tmp_path / "map.tif").write_text("mine")
+    assert eokit("predict", bundle, scene, "map.tif", "--dry-run")[0] == 2
+
+
 def test_void_is_never_on_the_map(eokit, bundle, scene, tmp_path):
     eokit("predict", bundle, scene, "map.tif")
     with rasterio.open(tmp_path / "map.tif") as drawn:

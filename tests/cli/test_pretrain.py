@@ -12,7 +12,7 @@ from tests.training.small_stores import SMALL, store_with_fields
 
 ENCODER = [part for key, value in SMALL["encoder"].items() for part in ("-o", f"encoder.{key}={value}")]
 LOOP = ["-o", "loop.log_every=1", "-o", "loop.save_every=2", "--workers", "0", "--device", "cpu"]
-QUICK = ["--steps", "3", "--batch-size", "2", "-o", "dates=3", "-o", "crop=16", *ENCODER, *LOOP]
+QUICK = ["--steps", "3", "--batch-size", "2", "--dates", "3", "--crop", "16", *ENCODER, *LOOP]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_cut_checkpoint_is_exit_4(eokit, store, tmp_path):
 def test_a_dry_run_tells_the_cost_and_writes_nothing(eokit, store, tmp_path):
     code, out, _ = eokit("pretrain", "--data", store, "--dry-run", *QUICK)
     assert code == 0
-    assert all(word in out for word in ("parameters", "memory", "3 steps in", "nothing was written"))
+    assert all(word in out for word in ("parameters", "memory", "3 steps in", "its loss", "nothing was written"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,6 +126,9 @@ def test_options_beat_the_file_and_overrides_beat_options(eokit, store, tmp_path
         (("--preset", "huge"), 2, "no preset 'huge'"),
         (("--model", "bert9"), 2, "unknown model 'bert9'"),
         (("--folds", "9"), 3, "9"),
+        (("--epochs", "2"), 2, "a run has one length"),
+        (("--modalities", "s9"), 2, "modality 's9'"),
+        (("--crop", "15"), 2, "crop = 15"),
         (("-o", "loop.rate=1"), 2, "loop.rate"),
         (("--device", "cuda:7"), 5, "cuda:7"),
     ],

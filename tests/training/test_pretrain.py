@@ -120,8 +120,14 @@ def test_folds_can_be_chosen(store):
 
 
 def test_epochs_become_steps(store):
-    plan = lay_out(settings(store, folds=(1, 2), epochs=10))
+    told = settings(store, folds=(1, 2), epochs=10).model_dump()
+    plan = lay_out(PretrainSettings.model_validate(told | {"loop": {"batch_size": 4}}))
     assert plan.settings.loop.steps == 15
+
+
+def test_a_run_has_one_length(store):
+    with pytest.raises(UsageError, match="steps = 4 and epochs = 10"):
+        lay_out(settings(store, epochs=10))
 
 
 def test_presets_choose_batch_and_length(store):

@@ -1,0 +1,111 @@
+"""The options of every verb, frozen; and what -q and -v do in all of them."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+from eokit_cli.main import VERBS, group
+from tests.training.labelled_stores import labelled_store, random_bundle
+
+EVERYWHERE = "-v --verbose -q --quiet --json --debug --help"
+SETTINGS = "--config -o"
+OPTIONS = {
+    "prepare": "--synthetic --size --seed --modalities --limit --layout --workers --resume --overwrite --on-error"
+    " --dry-run",
+    "inspect": "--plot --sample",
+    "datasets list": "",
+    "datasets info": "",
+    "datasets check": "",
+    "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
+    " --dates --crop --limit --workers --device --seed --resume --dry-run",
+    "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"
+    " --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
+    "evaluate": f"{SETTINGS} --data --protocol --folds --train-folds --val-folds --random-init --modalities --dates"
+    " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
+    "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
+    " --workers --device --resume --overwrite --dry-run",
+    "demo": f"{SETTINGS} --out --seed --overwrite",
+    "doctor": "",
+}
+
+
+def commands():
+    """Every verb, and the parts of `datasets`, by name."""
+    found = {}
+    for verb in VERBS:
+        command = group.get_command(click.Context(group), verb)
+        parts = command.commands if isinstance(command, click.Group) else {"": command}
+        found |= {f"{verb} {name}".strip(): one for name, one in parts.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return labelled_store(tmp_path_factory.mktemp("data") / "toy.zarr")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, store):
+    return random_bundle(tmp_path_factory.mktemp("bundle") / "b", store)
+
+
+def test_no_verb_comes_or_goes_unnoticed():
+    assert list(commands()) == list(OPTIONS)
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_no_option_comes_or_goes_unnoticed(verb):
+    command = commands()[verb]
+    there = {name for one in command.get_params(click.Context(command)) if one.param_type_name == "option"
+             for name in (*one.opts, *one.secondary_opts)}  # fmt: skip
+    assert there == {*EVERYWHERE.split(), *OPTIONS[verb].split()}
+
+
+def quick(verb, store, bundle):
+    """Arguments with which a verb has something to say and is done in a second."""
+    data = ("--data", store.path)
+    return {
+        "prepare": ("prepare", "synthetic", "--limit", 2, "--size", 16, "--modalities", "s2", "--workers", 1),
+        "inspect": ("inspect", store.path),
+        "datasets list": ("datasets", "list"),
+        "datasets info": ("datasets", "info", "pastis"),
+        "pretrain": ("pretrain", *data, "--dry-run", "--device", "cpu"),
+        "finetune": ("finetune", bundle, *data, "--dry-run", "--device", "cpu"),
+        "evaluate": ("evaluate", bundle, *data, "--protocol", "knn"),
+        "doctor": ("doctor",),
+    }[verb]
+
+
+TALKING = ("prepare", "inspect", "datasets list", "datasets info", "pretrain", "finetune", "evaluate", "doctor")
+
+
+@pytest.mark.parametrize("verb", TALKING)
+def test_quiet_prints_nothing(eokit, store, bundle, verb):
+    assert eokit(*quick(verb, store, bundle), "-q") == (0, "", "")
+
+
+@pytest.mark.parametrize("verb", TALKING)
+def test_quiet_leaves_json(eokit, store, bundle, verb):
+    code, out, err = eokit(*quick(verb, store, bundle), "-q", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)
+
+
+@pytest.mark.parametrize("verb", TALKING)
+def test_verbose_tells_time_and_memory_on_stderr(eokit, store, bundle, verb):
+    code, out, err = eokit(*quick(verb, store, bundle), "-v", "--json")
+    assert code == 0
+    assert json.loads(out)
+    assert "of memory at most" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("verb", "line"), [("pretrain", "preset: tiny"), ("evaluate", "protocol: knn")])
+def test_verbose_tells_the_settings(eokit, store, bundle, verb, line):
+    assert line in eokit(*quick(verb, store, bundle), "-v")[2].splitlines()
+
+
+def test_verbose_and_quiet_exclude_each_other(eokit):
+    assert eokit("datasets", "list", "-q", "-v")[0] == 2
