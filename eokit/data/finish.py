@@ -110,7 +110,7 @@ def _wavelengths(spec: ModalitySpec) -> list[float | None]:
 
 
 def _pixel_attributes(spec: ModalitySpec) -> dict[str, Any]:
-    """What xarray and GDAL need to turn stored values into physical ones."""
+    """The CF attributes by which xarray turns stored values into physical ones."""
     attributes: dict[str, Any] = {"long_name": get_sensor(spec.sensor).title, "units": get_sensor(spec.sensor).unit}
     if spec.scale != 1.0:
         attributes["scale_factor"] = spec.scale

@@ -111,6 +111,12 @@ class Study:
         return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
 
     @property
+    def synthetic(self) -> bool:
+        """Whether what is scored on, or what the judged weights learned from, was made up."""
+        learned = self.bundle is not None and not self.settings.random_init and self.bundle.provenance.get("synthetic")
+        return self.store.synthetic or bool(learned)
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder that is judged."""
         assert self.bundle is not None
@@ -148,7 +154,7 @@ def evaluate(settings: EvaluateSettings) -> Report:
         protocol=protocol + (" (random encoder)" if settings.random_init else ""),
         unit=outcome.unit,
         data=study.store.dataset,
-        synthetic=study.store.synthetic,
+        synthetic=study.synthetic,
         folds=study.split,
         classes=study.classes,
         train_support=outcome.train_support,

@@ -24,8 +24,8 @@ RULE = (
 class Report:
     """Scores of one protocol on one store.
 
-    unit: what is counted, "pixel" or "token". matrix: (K, K) summed, rows truth. interval: score -> (low, high) or
-    None. train_support: labelled units per class that were learned from, None where that is not known.
+    synthetic: the store, or what the judged weights learned from, was made up. unit: what is counted, "pixel" or
+    "token". matrix: (K, K) summed, rows truth. interval: score -> (low, high) or None. train_support: labelled units per class that were learned from, None where that is not known.
     details: what the protocol chose (k, penalty, trees). notes: what a reader of the scores must know.
     """
 
@@ -88,7 +88,7 @@ class Report:
     def table(self) -> str:
         """A text table for people: summary with intervals, then a line per class."""
         got = self.scores
-        title = f"{self.protocol} on {self.data}" + (" (SYNTHETIC data)" if self.synthetic else "")
+        title = f"{self.protocol} on {self.data}" + (" (SYNTHETIC data or model)" if self.synthetic else "")
         lines = [title, f"per {self.unit}, {self.patches} patches, folds: {say_split(self.folds)}", ""]
         for name, shown in SHOWN.items():
             held = self.interval.get(name)

@@ -36,9 +36,8 @@ def write_class_map(
     names = {f"CLASS_{number}": name for number, name in enumerate(classes)}
     described = {"description": "class", "tags": tags | names | {"CLASS_NAMES": json.dumps(list(classes))}}
     # The mode, not the nearest pixel: an overview then shows what most of its pixels are.
+    _write_category_names(partial, out, classes)  # first: once the map is there, it is whole
     _write_cog(partial, "classes", area, out, described | {"colours": table, "overviews": "MODE"})
-    with writing(out):
-        out.with_name(f"{out.name}.aux.xml").write_text(_category_names(classes), encoding="utf-8")
 
 
 def write_confidence(partial: PartialMap, area: Area, out: Path, tags: dict[str, str]) -> None:
@@ -97,10 +96,14 @@ def _write_plain(partial: PartialMap, layer: str, area: Area, path: Path, descri
                 target.write(rows, 1, window=Block(0, top, area.width, len(rows)))
 
 
-def _category_names(classes: Sequence[str]) -> str:
-    """GDAL's side file with the class names, so that a legend shows them."""
+def _write_category_names(partial: PartialMap, out: Path, classes: Sequence[str]) -> None:
+    """GDAL's side file with the class names, so that a legend shows them: a GeoTIFF cannot hold them itself."""
     names = "\n".join(f"      <Category>{escape(name)}</Category>" for name in classes)
-    return (
+    text = (
         '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
         f"{names}\n    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
     )
+    aside = partial.folder / "names.xml"
+    with writing(out):
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(out.with_name(f"{out.name}.aux.xml"))

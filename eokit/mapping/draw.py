@@ -24,7 +24,7 @@ from eokit.mapping.cog import confidence_path, read_tags, write_class_map, write
 from eokit.mapping.inference import Predictor, Prepared, prepare, probabilities, read_ahead
 from eokit.mapping.picture import views_of
 from eokit.mapping.progress_file import PartialMap
-from eokit.mapping.scene import Area
+from eokit.mapping.scene import SYNTHETIC_TAG, Area
 from eokit.mapping.summary import ClassArea, MapResult, class_areas, tally
 from eokit.mapping.tiles import UNSEEN, Blender, Strip, Tile, batches, blend_weights, plan_strips
 from eokit.progress import Progress
@@ -145,7 +145,7 @@ def _tags(predictor: Predictor, area: Area, made_of: dict[str, Any], whole: bool
     if not whole:
         tags["PARTIAL"] = "yes: drawn with --limit"
     if predictor.synthetic or area.synthetic:
-        tags["SYNTHETIC"] = "yes"
+        tags[SYNTHETIC_TAG] = "yes"
     return tags
 
 

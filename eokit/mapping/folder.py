@@ -17,7 +17,7 @@ from eokit.data.sensors import get_sensor
 from eokit.errors import DataError, UsageError, WeightsError
 from eokit.mapping.geotiff import REFLECTANCE, File, GeotiffScene, Image, Reading, cause
 from eokit.mapping.names import band_of, date_of, days_since_epoch, without_band
-from eokit.mapping.scene import Area, Placed, pixel_sides
+from eokit.mapping.scene import SYNTHETIC_TAG, Area, Placed, pixel_sides
 
 SUFFIXES = (".tif", ".tiff")
 ANY = ""
@@ -71,7 +71,7 @@ def _area(
         ],
         "reading": [reading.scale, reading.offset, reading.nodata],
     }
-    synthetic = any("synthetic" in file.path.name.lower() for row in images.values() for file, _ in row[0].planes)
+    synthetic = any(file.synthetic for row in images.values() for image in row for file, _ in image.planes)
     return Area(
         first.crs,
         first.transform,
@@ -108,7 +108,8 @@ def _inspect(path: Path, reading: Reading) -> File:
 
     try:
         with rasterio.open(path) as source:
-            when = date_of(path.name, {**source.tags(ns="IMAGERY"), **source.tags()})
+            tags = source.tags()
+            when = date_of(path.name, {**source.tags(ns="IMAGERY"), **tags})
             if when is None:
                 raise DataError(f"{path}: no date in its name (20200113, 2020-01-13, ...) nor in its tags; rename it")
             if source.crs is None:
@@ -127,6 +128,7 @@ def _inspect(path: Path, reading: Reading) -> File:
                 nodata=source.nodata if source.nodata is not None else reading.nodata,
                 masked=any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums),
                 tiled=source.block_shapes[0][1] < source.width or source.width <= 512,
+                synthetic=tags.get(SYNTHETIC_TAG, "").lower() == "yes",
             )
     except rasterio.errors.RasterioIOError as error:
         raise DataError(f"{path}: is no GeoTIFF that can be read ({cause(error)})") from None

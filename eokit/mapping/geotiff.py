@@ -57,6 +57,7 @@ class File:
     nodata: float | None = None
     masked: bool = False
     tiled: bool = True
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)

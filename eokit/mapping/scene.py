@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+SYNTHETIC_TAG = "EOKIT_SYNTHETIC"
+"""The tag ("yes") of GeoTIFFs whose pixels, or the model that drew them, were made up."""
+
 
 class Window(NamedTuple):
     """A rectangle of pixels: first row and column, height and width."""

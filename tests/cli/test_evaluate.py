@@ -33,7 +33,7 @@ def test_json_is_the_only_thing_on_stdout(eokit, store, bundle):
 def test_a_table_is_printed_without_json(eokit, store, bundle):
     code, out, _ = eokit("evaluate", bundle, "--data", store.path)
     assert code == 0
-    assert out.startswith("linear on toy (SYNTHETIC data)\nper pixel, 3 patches")
+    assert out.startswith("linear on toy (SYNTHETIC data or model)\nper pixel, 3 patches")
     assert all(word in out for word in ("mIoU", "meadow", "corn", "rare"))
 
 

@@ -54,6 +54,24 @@ def score(store, bundle):
     return make
 
 
+@pytest.fixture
+def real(store, monkeypatch):
+    """The store as if its pixels had been seen by a satellite."""
+    monkeypatch.setattr(Store, "synthetic", property(lambda _: False))
+    return store
+
+
+@pytest.mark.parametrize(("learned", "changes", "synthetic"),
+                         [(True, {}, True), (False, {}, False), (True, {"random_init": True}, False)])  # fmt: skip
+def test_scores_of_a_model_that_learned_from_made_up_data_say_so(
+    score, real, bundle, tmp_path, learned, changes, synthetic
+):
+    told = load_bundle(bundle)
+    told.provenance["synthetic"] = learned
+    report = score(bundle=save_bundle(tmp_path / "b", told), protocol="knn", **changes)
+    assert report.synthetic is synthetic
+
+
 @pytest.mark.parametrize("protocol", ["knn", "linear", "random-forest"])
 def test_every_probe_learns_what_pixels_tell(score, protocol):
     report = score(protocol=protocol)

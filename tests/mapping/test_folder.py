@@ -237,6 +237,17 @@ def test_a_file_without_coordinate_system_is_refused(tmp_path):
         open_scene(tmp_path)
 
 
+def test_a_tag_says_that_pixels_were_made_up(tmp_path):
+    write_tiff(tmp_path / "20200113.tif", pixels(), BANDS)
+    write_tiff(tmp_path / "20200213.tif", pixels(), BANDS, tags={"EOKIT_SYNTHETIC": "yes"})
+    assert open_scene(tmp_path).synthetic
+
+
+def test_a_name_does_not_say_that_pixels_were_made_up(tmp_path):
+    write_tiff(tmp_path / "synthetic_aperture_20200113.tif", pixels(), BANDS)
+    assert not open_scene(tmp_path).synthetic
+
+
 def test_coarser_pixels_than_the_training_are_pointed_out(tmp_path):
     write_tiff(tmp_path / "20200113.tif", pixels(), BANDS, transform=Affine(30, 0, 600_000, 0, -30, 5_000_000))
     assert any("pixels are 30 m" in note for note in open_scene(tmp_path).notes)

@@ -104,7 +104,7 @@ def test_each_coordinate_system_has_its_map(tmp_path):
 def test_a_synthetic_store_gives_a_map_that_says_so(tmp_path):
     (result,) = draw_store(make_store(tmp_path / "toy.zarr").path, tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as drawn:
-        assert drawn.tags()["SYNTHETIC"] == "yes"
+        assert drawn.tags()["EOKIT_SYNTHETIC"] == "yes"
     assert result.synthetic
 
 

@@ -20,6 +20,7 @@ from eokit.data.preprocessing import NODATA
 from eokit.errors import DataError, Interrupted, TargetError, UsageError
 from eokit.mapping import draw, progress_file
 from eokit.mapping.predict import PredictSettings, predict_with
+from tests.mapping.cog_layout import assert_cloud_optimized
 from tests.mapping.scenes import CLASSES, PixelModel, predictor, preprocessing, smooth_pixels, write_scene, write_tiff
 
 
@@ -74,14 +75,38 @@ def test_the_map_lies_where_the_scene_lies(tmp_path):
 
 
 def test_both_maps_are_cloud_optimized(tmp_path):
-    folder = write_scene(tmp_path / "in", 600, 700, dates=("20200113",))
+    folder = write_scene(tmp_path / "in", 1100, 1300, dates=("20200113",))
     predict_with(predictor(), settings(folder, tmp_path / "map.tif", tile=256, overlap=32))
     for name in ("map.tif", "map_confidence.tif"):
         with rasterio.open(tmp_path / name) as drawn:
             assert drawn.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
             assert drawn.block_shapes == [(512, 512)]
-            assert drawn.overviews(1) == [2]
+            assert drawn.overviews(1) == [2, 4]
             assert (drawn.dtypes, drawn.nodata) == (("uint8",), 255)
+        assert_cloud_optimized(tmp_path / name)
+
+
+def test_a_plain_tiled_tiff_is_not_taken_for_a_cloud_optimized_one(tmp_path):
+    pixels = np.ones((1, 1100, 1300), np.uint8)
+    path = write_tiff(tmp_path / "plain.tif", pixels, tiled=True, blockxsize=512, blockysize=512)
+    with pytest.raises(AssertionError, match="smallest overview"):
+        assert_cloud_optimized(path)
+    with rasterio.open(path, "r+") as plain:
+        plain.build_overviews([2, 4])
+    with pytest.raises(AssertionError, match=r"behind pixels|out of order"):
+        assert_cloud_optimized(path)
+
+
+def test_class_names_lie_beside_the_map_when_it_appears(tmp_path, monkeypatch):
+    seen, move = [], Path.replace
+
+    def watched(self, target):
+        seen.append(Path(target).name)
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    predict_with(predictor(), settings(write_scene(tmp_path / "in"), tmp_path / "map.tif"))
+    assert seen[-2:] == ["map.tif.aux.xml", "map.tif"]
 
 
 def test_a_map_carries_colours_class_names_and_categories(tmp_path):
