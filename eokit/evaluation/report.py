@@ -25,8 +25,9 @@ class Report:
     """Scores of one protocol on one store.
 
     synthetic: the store, or what the judged weights learned from, was made up. unit: what is counted, "pixel" or
-    "token". matrix: (K, K) summed, rows truth. interval: score -> (low, high) or None. train_support: labelled units per class that were learned from, None where that is not known.
-    details: what the protocol chose (k, penalty, trees). notes: what a reader of the scores must know.
+    "token". matrix: (K, K) summed, rows truth. interval: score -> (low, high) or None. train_support: labelled units
+    per class that were learned from, None where that is not known. details: what the protocol chose (k, penalty,
+    trees). notes: what a reader of the scores must know.
     """
 
     protocol: str

@@ -7,24 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from eokit.errors import DataError, SetupError
+from eokit.viz.style import new_figure, save_figure, stamp_synthetic
 
 
 def draw_confusion(
     matrix: np.ndarray, classes: Sequence[str], ignore: int | None, path: Path, *, title: str, synthetic: bool = False
 ) -> Path:
     """Draw (K, K) counts to the PNG at `path`, void and classes without any count left out; returns `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SetupError("pictures need matplotlib; pip install 'eokit[viz]'") from None
     matrix = np.asarray(matrix)
     used = [k for k in range(len(classes)) if k != ignore and matrix[k].sum() + matrix[:, k].sum() > 0]
     kept = matrix[np.ix_(used, used)]
     support = kept.sum(1)
     shares = 100 * np.divide(kept, support[:, None], out=np.zeros(kept.shape), where=support[:, None] > 0)
     edge = 2.6 + 0.42 * len(used)
-    figure = Figure(figsize=(edge + 2.2, edge + 0.6), layout="constrained")
+    figure = new_figure(edge + 2.2, edge + 0.6)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     names = [classes[k] for k in used]
@@ -37,13 +33,8 @@ def draw_confusion(
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=shade)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the truth, %")
     if synthetic:
-        figure.text(0.99, 0.01, "SYNTHETIC DATA", ha="right", va="bottom", fontsize=11, weight="bold", color="#b2182b")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise DataError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
-    return path
+        stamp_synthetic(figure)
+    return save_figure(figure, path)
 
 
 def _short(count: int) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eokit.errors import DataError, SetupError
+from eokit.errors import DataError
 from eokit.training.events import read_events
+from eokit.viz.style import new_figure, save_figure, stamp_synthetic
 
 TITLES = {
     "loss": "loss",
@@ -24,16 +25,12 @@ TITLES = {
 
 def draw_curves(run: Path, path: Path, *, title: str, synthetic: bool = False) -> Path:
     """Draw the events of the run folder `run` to the PNG at `path`; returns `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SetupError("pictures need matplotlib; pip install 'eokit[viz]'") from None
     curves = _curves(run)
     if not curves:
         raise DataError(f"{run}: no train event in events.jsonl; the run did not reach its first one")
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.7 * rows + 0.6), layout="constrained")
+    figure = new_figure(4.2 * columns, 2.7 * rows + 0.6)
     for number, (name, (steps, values)) in enumerate(curves.items(), 1):
         axes = figure.add_subplot(rows, columns, number)
         axes.plot(steps, values, color="#2166ac", linewidth=1.4, marker="." if len(steps) < 30 else None)
@@ -45,14 +42,11 @@ def draw_curves(run: Path, path: Path, *, title: str, synthetic: bool = False) -
             axes.set_yscale("log")
         else:
             axes.set_ylim(min(0.0, float(values.min())), 1.08 * max(float(values.max()), 1e-12))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no common factor above, where the title is
     figure.suptitle(title, fontsize=12)
     if synthetic:
-        figure.text(0.99, 0.99, "SYNTHETIC DATA", ha="right", va="top", fontsize=11, weight="bold", color="#b2182b")
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise DataError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
-    return path
+        stamp_synthetic(figure)
+    return save_figure(figure, path)
 
 
 def _curves(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

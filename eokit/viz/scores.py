@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eokit.errors import SetupError
+from eokit.viz.style import new_figure, save_figure, stamp_synthetic
 
 if TYPE_CHECKING:
     from eokit.evaluation.report import Report
@@ -16,11 +16,7 @@ SHOWN = {"miou": "mIoU, %", "oa": "overall accuracy, %", "macro_f1": "macro F1, 
 
 def draw_scores(reports: Mapping[str, Report], path: Path, *, title: str) -> Path:
     """Bars of mIoU, OA and macro F1 of each named report with 95 % intervals, as a PNG at `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SetupError("pictures need matplotlib; pip install 'eokit[viz]'") from None
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = new_figure(9, 3.4)
     for axes, metric in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN, strict=True):
         for row, report in enumerate(reports.values()):
             score = 100 * report.scores[metric]
@@ -36,6 +32,5 @@ def draw_scores(reports: Mapping[str, Report], path: Path, *, title: str) -> Pat
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     if any(report.synthetic for report in reports.values()):
-        figure.text(0.99, 0.99, "SYNTHETIC DATA", ha="right", va="top", fontsize=9, weight="bold", color="#b2182b")
-    figure.savefig(path, dpi=130)
-    return path
+        stamp_synthetic(figure)
+    return save_figure(figure, path)

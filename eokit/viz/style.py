@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DPI = 130
 
+STAMP_INCHES = 0.3
+"""Height of the band that the stamp is alone in: axes, legends and titles keep out of it."""
 SYNTHETIC_STAMP = "SYNTHETIC DATA"
 
 
@@ -30,8 +32,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def stamp_synthetic(figure: Figure) -> None:
-    """Say on the picture that its data were made up."""
-    figure.text(0.995, 0.995, SYNTHETIC_STAMP, ha="right", va="top", fontsize=11, weight="bold", color="#b2182b")
+    """Say on the picture, in a band of its own at the bottom, that its data were made up."""
+    band = STAMP_INCHES / figure.get_figheight()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, band, 1, 1 - band))
+    figure.text(0.99, band / 2, SYNTHETIC_STAMP, ha="right", va="center", fontsize=11, weight="bold", color="#b2182b")
 
 
 def bare(axes: Axes, title: str) -> Axes:
