@@ -113,7 +113,7 @@ def _synthetic_tree(dest: Path, season: dict[str, Any], quiet: bool) -> Iterator
         folder = tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-season-")
     with folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
-        yield write_synthetic_pastis(Path(path) / "PASTIS-R", **season)
+        yield write_synthetic_pastis(Path(path) / "PASTIS-R", quiet=quiet, **season)
 
 
 def _cores() -> int:

@@ -12,9 +12,6 @@ from eokit_cli.main import main
 from tests.data.formats import trees
 from tests.data.formats.test_pastis_damage import DAMAGES
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-REAL, THIRD_PARTY = DATA / "pastis-real", DATA / "pastis-r-thirdparty" / "PASTIS-R"
-
 
 @pytest.fixture
 def eokit(monkeypatch, capsys, tmp_path):
@@ -220,21 +217,20 @@ def test_a_place_that_cannot_be_written_is_exit_3(eokit, tmp_path):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real PASTIS-like sample is not beside the checkout")
-def test_the_real_sample_is_stored_whole(eokit, tmp_path):
-    assert eokit("prepare", "pastis", REAL, tmp_path / "p.zarr", "--workers", 1)[0] == 0
+def test_the_real_sample_is_stored_whole(eokit, tmp_path, shared):
+    real = shared("pastis-real")
+    assert eokit("prepare", "pastis", real, tmp_path / "p.zarr", "--workers", 1)[0] == 0
     store = Store.open(tmp_path / "p.zarr")
     for number, id in enumerate(store.ids):
-        np.testing.assert_array_equal(store.read("s2", number), np.load(REAL / f"DATA_S2/S2_{id}.npy"))
+        np.testing.assert_array_equal(store.read("s2", number), np.load(real / f"DATA_S2/S2_{id}.npy"))
         radar = store.read("s1-asc", number) * store.modalities["s1-asc"].scale
-        assert np.abs(radar - np.load(REAL / f"DATA_S1A/S1A_{id}.npy").astype(float)).max() <= 1 / 512
+        assert np.abs(radar - np.load(real / f"DATA_S1A/S1A_{id}.npy").astype(float)).max() <= 1 / 512
         assert store.where(number).crs == "EPSG:32631"
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not THIRD_PARTY.is_dir(), reason="the third-party PASTIS-R sample is not beside the checkout")
-def test_third_party_pastis_r_is_refused_line_by_line(eokit, tmp_path):
-    code, _, err = eokit("prepare", "pastis", THIRD_PARTY, tmp_path / "p.zarr")
+def test_third_party_pastis_r_is_refused_line_by_line(eokit, tmp_path, shared):
+    code, _, err = eokit("prepare", "pastis", shared("pastis-r-thirdparty") / "PASTIS-R", tmp_path / "p.zarr")
     assert code == 3
     assert [line.startswith("eokit: ") for line in err] == [True] * 3
     assert not list(tmp_path.glob("p.zarr*"))

@@ -254,11 +254,8 @@ def test_coarser_pixels_than_the_training_are_pointed_out(tmp_path):
 
 
 @pytest.mark.shared
-def test_a_real_scene_in_degrees_opens_and_reads():
-    folder = Path(__file__).parents[2] / ".." / "shared" / "data" / "scene-geotiff"
-    if not folder.is_dir():
-        pytest.skip("the sample scene-geotiff is not beside this checkout")
-    area = open_folder(folder, preprocessing(), Reading())
+def test_a_real_scene_in_degrees_opens_and_reads(shared):
+    area = open_folder(shared("scene-geotiff"), preprocessing(), Reading())
     assert (area.height, area.width) == (377, 380)
     values = area.scenes[0].scene.read("s2", Window(100, 100, 64, 64))
     assert values.shape == (6, 4, 64, 64)

@@ -1,6 +1,7 @@
 """PASTIS, PASTIS-R and PASTIS-HD: crops of France on Sentinel-2, Sentinel-1 and SPOT series, one reader for the three.
 
-What the copy on disk holds decides which of the three it is. Called by `eokit prepare pastis` and `eokit datasets`.
+What the copy on disk holds decides which of the three it is; other data in their layout are not called PASTIS.
+Called by `eokit prepare pastis` and `eokit datasets`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +59,12 @@ INFO = FormatInfo(
     tree=f"{FILE} DATA_S2/ [DATA_S1A/ DATA_S1D/ DATA_SPOT/] ANNOTATIONS/ [INSTANCE_ANNOTATIONS/]",
 )
 
+PATCHES = 2433
+"""Patches in the published metadata of all three; a tree with any other number is data of someone else."""
+OTHER = "pastis-layout"
+"""The data set's name in a store where the tree is not PASTIS itself."""
+UNKNOWN = f"not known: {FILE} does not say"
+
 SPOT_DAY = date(2019, 7, 1).toordinal() - date(1970, 1, 1).toordinal()
 """The SPOT mosaics carry a year, 2019; MAESTRO (IGNF) gives them this date, and so do we."""
 
@@ -91,9 +99,15 @@ def open_source(
         raise DataError(*findings.lines, f"{looked.tree.root}: no patch is left to prepare")
     for id, message in broken.items():
         findings.note(f"patch {id} is skipped: {message}")
+    spec = _spec(looked)
+    if UNKNOWN in (spec.licence, spec.citation):
+        findings.note(
+            f"{FILE} has {len(looked.metadata.patches):,} patches, PASTIS {PATCHES:,}: taken for other data in its"
+            ' layout; let the file say "title", "licence" and "citation" beside "features"'
+        )
     entries = [_entry(patch, looked) for patch in kept]
     orders = {patch.id: unsorted for patch in kept if (unsorted := _orders(patch))}
-    return PastisSource(_spec(looked), entries, looked.tree.root, looked.tree.spot, orders, tuple(findings.notes))
+    return PastisSource(spec, entries, looked.tree.root, looked.tree.spot, orders, tuple(findings.notes))
 
 
 def check(path: Path, *, modalities: Sequence[str] | None = None) -> Findings:
@@ -263,16 +277,23 @@ def _spec(looked: _Looked) -> StoreSpec:
         series.append(ModalitySpec(SPOT, "spot-6", bands, (len(bands), *spot_size), "uint8", 1.0, None, gsd))
     known = {"semantic": (PASTIS_CLASSES, VOID)}
     labels = [LabelSpec(name, LABELS[name].dtype, size, *known.get(name, (None, None))) for name in tree.labels]
-    synthetic = looked.metadata.synthetic
-    return StoreSpec(
-        dataset=INFO.name,
-        title=f"Synthetic season in the layout of {_variant(tree)}" if synthetic else _variant(tree),
-        licence="none: synthetic data" if synthetic else INFO.licence,
-        citation="none: synthetic data" if synthetic else INFO.citation,
-        synthetic=synthetic,
-        modalities=tuple(series),
-        labels=tuple(labels),
-    )
+    return StoreSpec(**_origin(looked), modalities=tuple(series), labels=tuple(labels))
+
+
+def _origin(looked: _Looked) -> dict[str, Any]:
+    """What the data are called, whose they are, and whether they were made up: PASTIS itself, or what the file says."""
+    metadata, variant = looked.metadata, _variant(looked.tree)
+    if is_published(metadata):
+        published = {"title": variant, "licence": INFO.licence, "citation": INFO.citation}
+        return {"dataset": INFO.name, "synthetic": False} | published
+    kind = "Synthetic data" if metadata.synthetic else "Other data"
+    unknown = {"title": f"{kind} in the layout of {variant}", "licence": UNKNOWN, "citation": UNKNOWN}
+    return {"dataset": OTHER, "synthetic": metadata.synthetic} | unknown | dict(metadata.told)
+
+
+def is_published(metadata: Metadata) -> bool:
+    """Whether a tree is PASTIS itself: it has as many patches, and does not say that it is anything else."""
+    return len(metadata.patches) == PATCHES and not metadata.synthetic and not metadata.told
 
 
 def _variant(tree: Tree) -> str:

@@ -1,14 +1,15 @@
 """The metadata.geojson of PASTIS, PASTIS-R and PASTIS-HD: patches, folds, tiles, dates, footprints.
 
 Called by `pastis.py`. Plain JSON, no GIS library: a feature per patch with the properties ID_PATCH, Fold, TILE,
-N_Parcel and `dates-<sensor>`, which is a dict {"0": 20180917, ...} or that dict as a string.
+N_Parcel and `dates-<sensor>`, which is a dict {"0": 20180917, ...} or that dict as a string. Trees that others made in
+this layout may say at the top level of the file what they are: `title`, `licence`, `citation`, `synthetic`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from eokit.errors import DataError
 
 FILE = "metadata.geojson"
 PUBLISHED_CRS = "EPSG:2154"
+TOLD = ("title", "licence", "citation")
+"""Foreign members of the file that go into the store's attributes."""
 _EPOCH = date(1970, 1, 1).toordinal()
 _EXAMPLE = 'expected {"0": 20180917, "1": 20180927, ...}, one YYYYMMDD per date'
 
@@ -39,12 +42,16 @@ class Patch:
 
 @dataclass(frozen=True)
 class Metadata:
-    """All patches in the order of the file. `crs`: of the footprints. `dated`: modalities with dates in any patch."""
+    """All patches in the order of the file. `crs`: of the footprints. `dated`: modalities with dates in any patch.
+
+    told: what the file says of itself, of `TOLD`.
+    """
 
     patches: tuple[Patch, ...]
     crs: str
     synthetic: bool
     dated: frozenset[str]
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_metadata(path: Path, dates: Mapping[str, str], findings: Findings) -> Metadata:
@@ -67,7 +74,8 @@ def read_metadata(path: Path, dates: Mapping[str, str], findings: Findings) -> M
         patches[patch.id], first_seen[patch.id] = patch, number
     found = {key for feature in collection["features"] for key in _properties(feature) if key.startswith("dates-")}
     dated = frozenset(modality for modality, key in dates.items() if key in found)
-    return Metadata(tuple(patches.values()), _crs(collection), bool(collection.get("synthetic")), dated)
+    told = {key: text for key in TOLD if isinstance(text := collection.get(key), str) and text}
+    return Metadata(tuple(patches.values()), _crs(collection), bool(collection.get("synthetic")), dated, told)
 
 
 def parse_dates(value: Any) -> np.ndarray:

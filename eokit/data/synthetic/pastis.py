@@ -23,6 +23,7 @@ from eokit.data.synthetic.calendar import FIRST_CROP
 from eokit.data.synthetic.landscape import MARGIN, NODATA, PLACES, Season, View, class_of, draw_s1, draw_s2, draw_tile
 from eokit.errors import ArgumentError, DataError, SetupError
 from eokit.files import writing
+from eokit.progress import Progress
 
 NEW_YEAR = date(2019, 1, 1)
 """Day 0 of the synthetic calendar: PASTIS covers the harvest of 2019."""
@@ -32,6 +33,8 @@ GSD = 10.0
 
 FOLDERS = {"s2": "S2", "s1-asc": "S1A", "s1-des": "S1D"}
 """Modality to the name that PASTIS-R gives it in folders, files and properties."""
+
+TITLE = "Synthetic season in the layout of PASTIS-R"
 
 README = """SYNTHETIC data in the layout of PASTIS-R.
 
@@ -53,13 +56,14 @@ def write_synthetic_pastis(
     modalities: Sequence[str] = tuple(FOLDERS),
     folds: int = 5,
     workers: int = 1,
+    quiet: bool = True,
 ) -> Path:
     """Write a SYNTHETIC season in the layout of PASTIS-R to the new folder `path`; returns it.
 
     patches: how many, over two tiles; neighbours adjoin. size: pixels of 10 m along an edge. dates: least and most
     Sentinel-2 dates of a patch. modalities: of s2, s1-asc, s1-des. folds: patches go to folds 1..folds in blocks.
-    The same arguments give the same bytes, whatever `workers` is. Raises ArgumentError for values that cannot be,
-    DataError where `path` is in use, SetupError without pyproj, TargetError without room.
+    quiet: no progress bar. The same arguments give the same bytes, whatever `workers` is. Raises ArgumentError for
+    values that cannot be, DataError where `path` is in use, SetupError without pyproj, TargetError without room.
     """
     season = Season(patches, size, seed, (dates[0], dates[-1]), tuple(modalities), folds)
     _check(season)
@@ -70,7 +74,11 @@ def write_synthetic_pastis(
     with writing(path):
         shutil.rmtree(aside, ignore_errors=True)
         _make_folders(aside, season)
-        written = list(_write_patches(aside, season, workers))
+        with Progress("draw the season", patches, quiet=quiet) as bar:
+            written = []
+            for one in _write_patches(aside, season, workers):
+                written.append(one)
+                bar.advance()
         _write_json(aside / "metadata.geojson", _metadata(season, written))
         for modality in season.modalities:
             _write_json(aside / f"NORM_{FOLDERS[modality]}_patch.json", _norm(season, written, modality))
@@ -207,7 +215,10 @@ def _metadata(season: Season, written: list[Written]) -> dict[str, Any]:
     ]
     return {
         "type": "FeatureCollection",
-        "name": "SYNTHETIC season in the layout of PASTIS-R",
+        "name": TITLE,
+        "title": TITLE,
+        "licence": "none: synthetic data",
+        "citation": "none: synthetic data",
         "synthetic": True,
         "seed": season.seed,
         "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::2154"}},

@@ -2,18 +2,16 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eokit.data.formats import pastis
 from eokit.data.formats.pastis import SPOT_DAY, find, open_source, spread, store_decibel, store_reflectance
 from eokit.data.formats.pastis_metadata import parse_dates
 from eokit.data.preprocessing import NODATA
 from eokit.errors import DataError, UsageError
 from tests.data.formats import trees
-
-REAL = Path(__file__).parents[4] / "shared" / "data" / "pastis-real"
 
 
 @pytest.fixture
@@ -36,11 +34,32 @@ def test_modalities_are_those_found_on_disk(tree):
     assert [one.name for one in open_source(tree).spec.modalities] == ["s2"]
 
 
-def test_the_title_says_which_of_the_three_it_is(tree):
+def test_the_title_says_which_of_the_three_it_is(tree, monkeypatch):
+    monkeypatch.setattr(pastis, "PATCHES", len(trees.IDS))
     assert open_source(tree).spec.title == "PASTIS-R"
     assert open_source(tree, modalities=["s2"]).spec.title == "PASTIS"
+    assert open_source(tree, limit=2).spec.licence == pastis.INFO.licence
     trees.add_spot(tree)
     assert open_source(tree).spec.title == "PASTIS-HD"
+
+
+def test_other_data_in_the_layout_are_not_called_pastis(tree):
+    spec = open_source(tree).spec
+    assert (spec.dataset, spec.title) == ("pastis-layout", "Other data in the layout of PASTIS-R")
+    assert spec.licence == spec.citation == "not known: metadata.geojson does not say"
+
+
+def test_metadata_say_whose_the_data_are(tree):
+    told = {"title": "Crops of Flanders", "licence": "MIT", "citation": "Nobody, 2024"}
+    trees.write_metadata(tree, trees.read_metadata(tree) | told)
+    spec = open_source(tree).spec
+    assert {key: getattr(spec, key) for key in told} == told
+
+
+def test_as_many_patches_as_pastis_with_a_title_of_their_own_keep_it(tree, monkeypatch):
+    monkeypatch.setattr(pastis, "PATCHES", len(trees.IDS))
+    trees.write_metadata(tree, trees.read_metadata(tree) | {"title": "Crops of Flanders"})
+    assert open_source(tree).spec.title == "Crops of Flanders"
 
 
 def test_a_modality_that_is_not_there_names_those_that_are(tree):
@@ -266,9 +285,9 @@ def test_input_bytes_are_the_sizes_of_the_files(tree):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real PASTIS-like sample is not beside the checkout")
-def test_the_real_sample_is_read_whole():
-    source = open_source(REAL)
+def test_the_real_sample_is_read_whole(shared):
+    source = open_source(shared("pastis-real"))
+    assert source.spec.title == "Other data in the layout of PASTIS-R"
     assert len(source.entries) == 8
     assert [one.name for one in source.spec.modalities] == ["s2", "s1-asc"]
     for entry in source.entries:

@@ -1,7 +1,6 @@
 """Damaged and incomplete copies of PASTIS: each is a DataError that names the file, the value and the way out."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from eokit.data.formats.pastis import check, open_source
 from eokit.errors import DataError
 from tests.data.formats import trees
-
-THIRD_PARTY = Path(__file__).parents[4] / "shared" / "data" / "pastis-r-thirdparty" / "PASTIS-R"
 
 
 @pytest.fixture
@@ -239,10 +236,9 @@ def test_a_file_that_goes_bad_after_the_check_is_still_a_data_error(tree):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not THIRD_PARTY.is_dir(), reason="the third-party PASTIS-R sample is not beside the checkout")
-def test_third_party_pastis_r_fails_with_a_line_for_each_missing_table_of_dates():
+def test_third_party_pastis_r_fails_with_a_line_for_each_missing_table_of_dates(shared):
     with pytest.raises(DataError) as caught:
-        open_source(THIRD_PARTY)
+        open_source(shared("pastis-r-thirdparty") / "PASTIS-R")
     assert len(caught.value.lines) == 3
     for line, key in zip(caught.value.lines, ("dates-S2", "dates-S1A", "dates-S1D"), strict=True):
         assert f"has no {key}" in line
