@@ -33,9 +33,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 def stamp_synthetic(figure: Figure) -> None:
     """Say on the picture, in a band of its own at the bottom, that its data were made up."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     band = STAMP_INCHES / figure.get_figheight()
     engine = figure.get_layout_engine()
-    if engine is not None:
+    if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, band, 1, 1 - band))
     figure.text(0.99, band / 2, SYNTHETIC_STAMP, ha="right", va="center", fontsize=11, weight="bold", color="#b2182b")
 
