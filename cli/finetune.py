@@ -67,7 +67,8 @@ def command(
     from eokit.training.distributed import is_first
     from eokit.training.finetune import finetune, try_out
 
-    say_settings(settings)
+    if is_first():
+        say_settings(settings)
     if dry_run:
         plan, cost = try_out(settings)
         facts = cost_facts(plan.settings, plan.notes, cost)

@@ -53,7 +53,7 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Draw a map of BUNDLE's classes: OUT.tif, OUT_confidence.tif and OUT.png.
+    """Draw a map of BUNDLE's classes: OUT.tif (names in OUT.tif.aux.xml), OUT_confidence.tif and OUT.png.
 
     BUNDLE is the newest in ./runs, the store the only ./data/*.zarr and OUT.tif named like the source, unless given.
 

@@ -74,7 +74,8 @@ def command(
     chosen = split_names(modalities)
     say_settings({"source": source, "dest": dest, "modalities": chosen, "limit": limit} | write)
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
-    with _synthetic_tree(dest, season, quiet) if made else _given_tree(source, published, quiet) as tree:
+    place = Path(tempfile.gettempdir()) if dry_run else dest.parent
+    with _synthetic_tree(place, season, quiet) if made else _given_tree(source, published, quiet) as tree:
         opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
         for note in opened.notes:
             say(f"note: {note}", quiet)
@@ -104,13 +105,13 @@ def _given_tree(source: Path | None, published: Format, quiet: bool) -> Iterator
 
 
 @contextmanager
-def _synthetic_tree(dest: Path, season: dict[str, Any], quiet: bool) -> Iterator[Path]:
-    """A synthetic season in the layout of PASTIS-R, beside `dest` while it is being prepared."""
+def _synthetic_tree(place: Path, season: dict[str, Any], quiet: bool) -> Iterator[Path]:
+    """A synthetic season in the layout of PASTIS-R, in `place` while it is being prepared."""
     from eokit.data.synthetic import write_synthetic_pastis
 
-    with writing(dest.parent):
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-season-")
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=place, prefix=".eokit-season-")
     with folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
         yield write_synthetic_pastis(Path(path) / "PASTIS-R", quiet=quiet, **season)

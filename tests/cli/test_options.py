@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -62,6 +63,14 @@ def test_no_option_comes_or_goes_unnoticed(verb):
     there = {name for one in command.get_params(click.Context(command)) if one.param_type_name == "option"
              for name in (*one.opts, *one.secondary_opts)}  # fmt: skip
     assert there - {"-h"} == {*EVERYWHERE.split(), *OPTIONS[verb].split()}
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--resume"])
+def test_the_readme_says_which_verbs_have_it(option):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if f"have `{option}`" in line or f"and `{option}`" in line]
+    told = line.partition(" have ")[0]
+    assert {verb for verb in VERBS if f"`{verb}`" in told} == {v for v in OPTIONS if option in OPTIONS[v].split()}
 
 
 def quick(verb, store, bundle):

@@ -64,6 +64,10 @@ def test_a_dry_run_refuses_what_a_run_would(eokit, bundle, scene, tmp_path):
     assert eokit("predict", bundle, scene, "map.tif", "--dry-run")[0] == 2
 
 
+def test_quiet_prints_nothing(eokit, bundle, scene):
+    assert eokit("predict", bundle, scene, "map.tif", "-q") == (0, "", "")
+
+
 def test_void_is_never_on_the_map(eokit, bundle, scene, tmp_path):
     eokit("predict", bundle, scene, "map.tif")
     with rasterio.open(tmp_path / "map.tif") as drawn:

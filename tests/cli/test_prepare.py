@@ -138,6 +138,11 @@ def test_a_dry_run_writes_nothing(eokit, tree, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_of_a_synthetic_season_leaves_nothing(eokit, tmp_path):
+    assert eokit("prepare", "synthetic", "--limit", 1, "--size", 16, "--workers", 1, "--dry-run")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_counts_bytes_before_compression(eokit, tree):
     _, out, _ = eokit("prepare", "pastis", tree, "--dry-run", "--json", "--modalities", "s2")
     assert json.loads(out)["uncompressed_bytes"] == 4 * 6 * 10 * 8 * 8 * 2
