@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
 # GCC warns of its own AVX-512 headers, and of vector types in functions that are inlined anyway.
@@ -27,18 +27,21 @@ def extensions():
         return []
 
     kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
+    native = ["csrc/native.cpp", *sorted(map(str, Path("csrc/data").glob("*.cpp")))]
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
     stable = ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
     facts = [f'-DEOKIT_FLAGS="{" ".join(FLAGS)}"', f'-DEOKIT_TORCH_TARGET="{TORCH_TARGET}"']
     return [
         # Nothing of Python is used in _C, it is loaded by torch; so no link against torch_python.
         CppExtension("eokit._C", kernels, depends=headers, extra_compile_args=FLAGS + stable, py_limited_api=True),
-        CppExtension(
+        # Loaded by processes that only read data, so it is linked against nothing of torch.
+        Extension(
             "eokit._native",
-            ["csrc/native.cpp"],
+            native,
             depends=headers,
             include_dirs=[get_include()],
             extra_compile_args=FLAGS + facts,
+            language="c++",
         ),
     ]
 

@@ -21,6 +21,11 @@ import numpy as np
 
 from eokit.errors import DataError
 
+try:
+    from eokit._native import decode_rows as _decode_rows
+except ImportError:  # `eokit doctor` says why there are no compiled libraries
+    _decode_rows = None
+
 EMPTY = 2**64 - 1
 """Offset and length, in a shard's index, of a chunk that holds nothing but the fill value."""
 
@@ -47,6 +52,14 @@ class Cut(NamedTuple):
     number: int
     at: slice
     to: slice
+
+
+class Strip(NamedTuple):
+    """Chunks of one layer that lie side by side: number, offset and length of each, and what is wanted of them."""
+
+    chunks: list[tuple[int, int, int]]
+    down: Cut
+    across: list[Cut]
 
 
 class ShardedArray:
@@ -91,32 +104,50 @@ class ShardedArray:
     ) -> None:
         """All chunks of one layer in time: fetch, check and decode a row of them, then put the row in place."""
         down, across = tiles
-        shape = (len(across), self._chunk[0], out.shape[1], *self._chunk[-2:])
         first = depth * prod(self._grid[1:])
         numbers = [first + row.number * self._grid[-1] + column.number for row in down for column in across]
         places = self._index(file, shard)[numbers].tolist() if file >= 0 else [(EMPTY, EMPTY)] * len(numbers)
         _announce(file, places)
-        found = zip(numbers, places, strict=True)
+        chunks = [(number, *place) for number, place in zip(numbers, places, strict=True)]
         for row in down:
-            whole = _contiguous_target(out, runs, row, shape)
-            chunks = _scratch_row(shape, self.dtype) if whole is None else whole
-            for chunk in chunks:
-                number, (offset, length) = next(found)
-                if offset == EMPTY:
-                    chunk[...] = self._fill
-                else:
-                    self._decode(file, shard, number, (offset, length), runs, chunk)
-            if whole is None:
-                _copy(chunks, runs, row, across, out)
+            strip = Strip(chunks[: len(across)], row, across)
+            del chunks[: len(across)]
+            # The compiled decoder writes pixels straight into `out`; what it does not take is left to numcodecs.
+            if _decode_rows is None or not self._decode_natively(file, shard, strip, runs, out):
+                self._decode_by_numcodecs(file, shard, strip, runs, out)
 
-    def _decode(
-        self, file: int, shard: int, number: int, place: tuple[int, int], runs: list[Run], chunk: np.ndarray
-    ) -> None:
-        """The rows of `runs` of chunk `number`, decoded into their place in `chunk` (rows, C, h, w)."""
+    def _decode_natively(self, file: int, shard: int, strip: Strip, runs: list[Run], out: np.ndarray) -> bool:
+        """Whether `eokit._native` knew the codec and found nothing damaged; then the strip is in `out`."""
+        frames, columns = [], []
+        for (number, offset, length), column in zip(strip.chunks, strip.across, strict=True):
+            if offset == EMPTY:
+                for _, dst, count in runs:
+                    out[dst : dst + count, :, strip.down.to, column.to] = self._fill
+            else:
+                frames.append(self._fetch(file, shard, number, offset, length))
+                columns.append((column.at.start, column.at.stop, column.to.start))
+        chunk = (self._chunk[0], out.shape[1], *self._chunk[-2:])
+        down = (strip.down.at.start, strip.down.at.stop, strip.down.to.start)
         try:
-            _decode(self._fetch(file, shard, number, *place), runs, chunk)
-        except (RuntimeError, ValueError, struct.error) as error:
-            raise self._damaged(shard, number, f"does not decode ({error})") from None
+            return _decode_rows(frames, chunk, runs, down, columns, out)
+        except ValueError:  # a damaged chunk: numcodecs finds out which
+            return False
+
+    def _decode_by_numcodecs(self, file: int, shard: int, strip: Strip, runs: list[Run], out: np.ndarray) -> None:
+        """Decode whole chunks, then copy what is wanted of them."""
+        shape = (len(strip.across), self._chunk[0], out.shape[1], *self._chunk[-2:])
+        whole = _contiguous_target(out, runs, strip.down, shape)
+        decoded = _scratch_row(shape, self.dtype) if whole is None else whole
+        for chunk, (number, offset, length) in zip(decoded, strip.chunks, strict=True):
+            if offset == EMPTY:
+                chunk[...] = self._fill
+                continue
+            try:
+                _decode(self._fetch(file, shard, number, offset, length), runs, chunk)
+            except (RuntimeError, ValueError, struct.error) as error:
+                raise self._damaged(shard, number, f"does not decode ({error})") from None
+        if whole is None:
+            _copy(decoded, runs, strip, out)
 
     def _fetch(self, file: int, shard: int, number: int, offset: int, length: int) -> memoryview:
         """The compressed bytes of one chunk, their checksum checked and cut off."""
@@ -311,11 +342,11 @@ def _scratch_row(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return chunks
 
 
-def _copy(chunks: np.ndarray, runs: list[Run], row: Cut, across: list[Cut], out: np.ndarray) -> None:
+def _copy(chunks: np.ndarray, runs: list[Run], strip: Strip, out: np.ndarray) -> None:
     """Copy the wanted part of a row of decoded chunks (columns, rows, C, h, w) to its place in `out`."""
-    columns, width = len(chunks), chunks.shape[-1]
+    columns, width, row = len(chunks), chunks.shape[-1], strip.down
     if out.shape[-1] != columns * width:
-        for chunk, column in zip(chunks, across, strict=True):
+        for chunk, column in zip(chunks, strip.across, strict=True):
             for src, dst, count in runs:
                 out[dst : dst + count, :, row.to, column.to] = chunk[src : src + count, :, row.at, column.at]
         return
