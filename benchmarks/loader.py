@@ -4,8 +4,8 @@
 
 Synthetic patches (T = 61, 10 bands, 128 x 128 px, smooth fields and noise like reflectance x 10000), one core, files in
 the page cache. In every round each contender reads the same patch, one after the other; the medians of their times and
-of the ratios within a round are given. `without_native` is the same reader with numcodecs for decoder, as it works where
-eokit was not compiled; `numcodecs` is that decoder alone, on the same chunks, already in memory: no reader that uses it
+of the ratios within a round are given. `without_native` is the same reader with numcodecs for decoder, as it works
+where eokit was not compiled; `numcodecs` is that decoder alone, on the same chunks, already in memory: no reader that uses it
 can be faster. Both seconds of the clock and of the processor are measured: on a machine that does other things too only
 the latter mean something.
 """

@@ -30,7 +30,7 @@ std::map<std::string, std::string> build_info() {
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> found;
-  for (auto set : {eokit::InstructionSet::kPortable, eokit::InstructionSet::kAvx2, eokit::InstructionSet::kAvx512})
+  for (auto set : eokit::kInstructionSets)
     if (eokit::runs(set)) found.push_back(eokit::kInstructionSetNames[static_cast<int>(set)]);
   return found;
 }

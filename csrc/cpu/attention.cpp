@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -18,14 +19,31 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-std::atomic<InstructionSet> chosen{best_instruction_set()};
+// The best, unless the environment variable EOKIT_INSTRUCTION_SET names another that this CPU has.
+InstructionSet preferred_instruction_set() {
+  const char* wanted = std::getenv("EOKIT_INSTRUCTION_SET");
+  for (InstructionSet set : kInstructionSets)
+    if (wanted && std::string(wanted) == kInstructionSetNames[static_cast<int>(set)] && runs(set)) return set;
+  return best_instruction_set();
+}
+
+std::atomic<InstructionSet> chosen{preferred_instruction_set()};
 
 const AttentionKernels& kernels() {
 #ifdef EOKIT_X86
-  if (chosen == InstructionSet::kAvx512) return kAttentionAvx512;
+  if (chosen == InstructionSet::kAvx512 || chosen == InstructionSet::kAvx512Bf16) return kAttentionAvx512;
   if (chosen == InstructionSet::kAvx2) return kAttentionAvx2;
 #endif
   return kAttentionPortable;
+}
+
+const KernelPair<float>& kernels_of(float) { return kernels().f32; }
+const KernelPair<Float16>& kernels_of(Float16) { return kernels().f16; }
+const KernelPair<BFloat16>& kernels_of(BFloat16) {
+#ifdef EOKIT_X86
+  if (chosen == InstructionSet::kAvx512Bf16) return kAttentionAvx512Bf16;
+#endif
+  return kernels().bf16;
 }
 
 int64_t last(const Tensor& x) { return x.dim() - 1; }
@@ -42,8 +60,14 @@ Sequences<T> sequences(const Tensor& x, T* data) {
   return view;
 }
 
-Sequences<const float> input(const Tensor& x) { return sequences<const float>(x, x.const_data_ptr<float>()); }
-Sequences<float> output(Tensor& x) { return sequences<float>(x, x.mutable_data_ptr<float>()); }
+template <class E>
+Sequences<const E> input(const Tensor& x) {
+  return sequences(x, static_cast<const E*>(x.const_data_ptr()));
+}
+template <class E>
+Sequences<E> output(Tensor& x) {
+  return sequences(x, static_cast<E*>(x.mutable_data_ptr()));
+}
 
 KeyMask key_mask(const std::optional<Tensor>& mask) {
   KeyMask view;
@@ -55,8 +79,22 @@ KeyMask key_mask(const std::optional<Tensor>& mask) {
   return view;
 }
 
+// (..., H, Lk, Lq), dimensions of one element are shared.
+template <class T>
+Sequences<T> bias_view(const Tensor& bias_t, T* data) {
+  const int64_t leading = bias_t.dim() - 3;
+  const auto stride = [&](int64_t d) { return bias_t.size(d) == 1 ? 0 : bias_t.stride(d); };
+  Sequences<T> view{data, bias_t.size(last(bias_t)), stride(leading), {}};
+  for (int64_t d = 0; d < leading; ++d) view.leading[d] = stride(d);
+  return view;
+}
+
+Sequences<const float> bias_input(const std::optional<Tensor>& bias_t) {
+  return bias_t ? bias_view(*bias_t, bias_t->const_data_ptr<float>()) : Sequences<const float>();
+}
+
 void check(const Tensor& x, const char* name, const Tensor& q) {
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, name, ": expected float32");
+  STD_TORCH_CHECK(x.scalar_type() == q.scalar_type(), name, ": expected the dtype of q");
   STD_TORCH_CHECK(x.is_cpu(), name, ": expected a CPU tensor");
   STD_TORCH_CHECK(rows_are_contiguous(x), name, ": expected a contiguous last dimension");
   STD_TORCH_CHECK(x.dim() == q.dim() && x.dim() >= 3 && x.dim() - 3 <= kMaxLeading, name, ": found ", x.dim(),
@@ -67,7 +105,7 @@ void check(const Tensor& x, const char* name, const Tensor& q) {
 }
 
 AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask,
-                             double scale) {
+                             const std::optional<Tensor>& bias_t, double scale) {
   check(q, "q", q);
   check(k, "k", q);
   check(v, "v", q);
@@ -86,63 +124,134 @@ AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, 
     for (int d = 0; d < shape.leading.count; ++d)
       STD_TORCH_CHECK(mask->size(d) == shape.leading.sizes[d], "key_mask: expected the leading dimensions of k");
   }
+  if (bias_t) {
+    STD_TORCH_CHECK(bias_t->scalar_type() == ScalarType::Float && bias_t->is_contiguous(), "bias_t: expected contiguous float32");
+    STD_TORCH_CHECK(bias_t->dim() == q.dim() && bias_t->size(last(q)) == shape.queries &&
+                        bias_t->size(last(q) - 1) == shape.keys,
+                    "bias_t: expected shape (..., H, Lk, Lq)");
+    for (int64_t d = 0; d < q.dim() - 2; ++d) {
+      const int64_t whole = d < shape.leading.count ? shape.leading.sizes[d] : shape.heads;
+      STD_TORCH_CHECK(bias_t->size(d) == 1 || bias_t->size(d) == whole, "bias_t: expected 1 or ", whole,
+                      " elements in dimension ", d);
+    }
+  }
   return shape;
 }
+
+int64_t items_of(const AttentionShape& shape) { return shape.leading.total() * shape.heads; }
 
 // Spreads the items over torch's threads; a thread gets at least some 50 microseconds of work.
 template <class Kernel>
 void spread(const AttentionShape& shape, const Kernel& kernel) {
-  const int64_t items = shape.leading.total() * shape.heads;
   const int64_t work = std::max<int64_t>(shape.queries * shape.keys, 1) * std::max<int64_t>(shape.dim, 1);
-  torch::stable::parallel_for(0, items, std::max<int64_t>(1, 500000 / work), kernel);
+  torch::stable::parallel_for(0, items_of(shape), std::max<int64_t>(1, 500000 / work), kernel);
 }
 
-std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask, double scale) {
-  AttentionForward call;
-  call.shape = checked_shape(q, k, v, mask, scale);
+// Spreads the items over `parts` of equal length, of which each adds to a gradient of the bias of its own. The parts do
+// not depend on the threads and are summed in order, so neither does the result.
+template <class E>
+void spread_and_sum(const AttentionBackward<E>& call, const KernelPair<E>& kernels, float* grad_bias, int64_t size,
+                    int64_t parts) {
+  const int64_t items = items_of(call.shape);
+  std::vector<float> sums(parts * size);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      AttentionBackward<E> mine = call;
+      mine.grad_bias.data = sums.data() + part * size;
+      kernels.backward(mine, part * items / parts, (part + 1) * items / parts);
+    }
+  });
+  torch::stable::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      grad_bias[i] = 0.0f;
+      for (int64_t part = 0; part < parts; ++part) grad_bias[i] += sums[part * size + i];
+    }
+  });
+}
+
+// Enough for the threads of a large machine, within 64 MiB of sums.
+constexpr int64_t kMostParts = 64, kMostSums = int64_t{1} << 24;
+
+// Calls `work` with an element of the kind that x holds.
+template <class Work>
+void with_elements_of(const Tensor& x, const Work& work) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return work(float{});
+    case ScalarType::BFloat16: return work(BFloat16{});
+    case ScalarType::Half: return work(Float16{});
+    default: STD_TORCH_CHECK(false, "q: expected float32, bfloat16 or float16");
+  }
+}
+
+std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask,
+                                             std::optional<Tensor> bias_t, double scale) {
+  const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
   Tensor out = torch::stable::empty_like(q);
-  std::vector<int64_t> lse_shape(call.shape.leading.sizes, call.shape.leading.sizes + call.shape.leading.count);
-  lse_shape.insert(lse_shape.end(), {call.shape.heads, call.shape.queries});
-  Tensor lse = torch::stable::new_empty(q, lse_shape);
+  std::vector<int64_t> lse_shape(shape.leading.sizes, shape.leading.sizes + shape.leading.count);
+  lse_shape.insert(lse_shape.end(), {shape.heads, shape.queries});
+  Tensor lse = torch::stable::new_empty(q, lse_shape, ScalarType::Float);
   if (lse.numel() == 0) return {out, lse};
 
-  call.q = input(q), call.k = input(k), call.v = input(v);
-  call.mask = key_mask(mask);
-  call.out = output(out);
-  call.lse = lse.mutable_data_ptr<float>();
-  const auto run = kernels().forward;
-  spread(call.shape, [&](int64_t begin, int64_t end) { run(call, begin, end); });
+  with_elements_of(q, [&](auto element) {
+    using E = decltype(element);
+    AttentionForward<E> call;
+    call.shape = shape;
+    call.q = input<E>(q), call.k = input<E>(k), call.v = input<E>(v);
+    call.mask = key_mask(mask);
+    call.bias = bias_input(bias_t);
+    call.out = output<E>(out);
+    call.lse = lse.mutable_data_ptr<float>();
+    const auto run = kernels_of(element).forward;
+    spread(shape, [&](int64_t begin, int64_t end) { run(call, begin, end); });
+  });
   return {out, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v,
-                                                      std::optional<Tensor> mask, Tensor out, Tensor lse,
-                                                      double scale) {
-  AttentionBackward call;
-  call.shape = checked_shape(q, k, v, mask, scale);
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v,
+                                                              std::optional<Tensor> mask, std::optional<Tensor> bias_t,
+                                                              Tensor out, Tensor lse, double scale, bool with_bias) {
+  const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
   if (!rows_are_contiguous(grad_out)) grad_out = torch::stable::contiguous(grad_out);  // of a sum: all strides are 0
   check(grad_out, "grad_out", q);
   check(out, "out", q);
-  STD_TORCH_CHECK(lse.is_contiguous() && lse.numel() * std::max<int64_t>(call.shape.dim, 1) >= q.numel(),
+  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.is_contiguous() &&
+                      lse.numel() * std::max<int64_t>(shape.dim, 1) >= q.numel(),
                   "lse: expected it as attention_forward returned it");
+  STD_TORCH_CHECK(!with_bias || bias_t, "with_bias: expected False, as there is no bias_t");
   Tensor grad_q = torch::stable::empty_like(q);
   Tensor grad_k = torch::stable::empty_like(k);
   Tensor grad_v = torch::stable::empty_like(v);
-  if (grad_k.numel() == 0 && grad_q.numel() == 0) return {grad_q, grad_k, grad_v};
+  Tensor grad_bias_t = with_bias ? torch::stable::empty_like(*bias_t) : torch::stable::new_empty(q, {0}, ScalarType::Float);
+  if (with_bias) torch::stable::zero_(grad_bias_t);
+  if (grad_k.numel() == 0 && grad_q.numel() == 0) return {grad_q, grad_k, grad_v, grad_bias_t};
 
-  call.grad_out = input(grad_out), call.q = input(q), call.k = input(k), call.v = input(v), call.out = input(out);
-  call.mask = key_mask(mask);
-  call.lse = lse.const_data_ptr<float>();
-  call.grad_q = output(grad_q), call.grad_k = output(grad_k), call.grad_v = output(grad_v);
-  const auto run = kernels().backward;
-  spread(call.shape, [&](int64_t begin, int64_t end) { run(call, begin, end); });
-  return {grad_q, grad_k, grad_v};
+  with_elements_of(q, [&](auto element) {
+    using E = decltype(element);
+    AttentionBackward<E> call;
+    call.shape = shape;
+    call.grad_out = input<E>(grad_out), call.out = input<E>(out);
+    call.q = input<E>(q), call.k = input<E>(k), call.v = input<E>(v);
+    call.mask = key_mask(mask);
+    call.bias = bias_input(bias_t);
+    call.lse = lse.const_data_ptr<float>();
+    call.grad_q = output<E>(grad_q), call.grad_k = output<E>(grad_k), call.grad_v = output<E>(grad_v);
+    const KernelPair<E>& kernels = kernels_of(element);
+    float* grad_bias = with_bias ? grad_bias_t.mutable_data_ptr<float>() : nullptr;
+    if (with_bias) call.grad_bias = bias_view(grad_bias_t, grad_bias);
+    const int64_t items = items_of(shape), size = grad_bias_t.numel();
+    const bool shared = size < items * shape.keys * shape.queries;
+    if (with_bias && shared)
+      spread_and_sum(call, kernels, grad_bias, size, std::clamp<int64_t>(kMostSums / size, 1, std::min(items, kMostParts)));
+    else
+      spread(shape, [&](int64_t begin, int64_t end) { kernels.backward(call, begin, end); });
+  });
+  return {grad_q, grad_k, grad_v, grad_bias_t};
 }
 
-// "auto" goes back to the best; "" only asks. Returns the one in use.
+// "auto" goes back to the preferred one; "" only asks. Returns the one in use.
 std::string select_instruction_set(std::string name) {
-  if (name == "auto") chosen = best_instruction_set();
-  for (InstructionSet set : {InstructionSet::kPortable, InstructionSet::kAvx2, InstructionSet::kAvx512})
+  if (name == "auto") chosen = preferred_instruction_set();
+  for (InstructionSet set : kInstructionSets)
     if (name == kInstructionSetNames[static_cast<int>(set)]) {
       STD_TORCH_CHECK(runs(set), "this CPU has no ", name);
       chosen = set;

@@ -1,7 +1,7 @@
 // What the CPU attention kernels compute, in plain memory; the tensors of torch stay in attention.cpp.
 #pragma once
 
-#include "../common/strided.h"
+#include "../common/half.h"
 #include "instruction_set.h"
 
 namespace eokit {
@@ -17,29 +17,44 @@ struct KeyMask {
   Sequences<const bool> valid;  // (..., Lk); data == nullptr: every key is valid
 };
 
+// E: the elements in memory, float, BFloat16 or Float16. Scores, sums and bias are float.
+template <class E>
 struct AttentionForward {
   AttentionShape shape;
-  Sequences<const float> q, k, v;
+  Sequences<const E> q, k, v;
   KeyMask mask;
-  Sequences<float> out;
+  Sequences<const float> bias;  // transposed, (..., H, Lk, Lq), stride 0 where it is shared; data == nullptr: none
+  Sequences<E> out;
   float* lse = nullptr;  // (..., H, Lq) contiguous: log of the sum of exp(scores); +inf where no key is valid
 };
 
+template <class E>
 struct AttentionBackward {
   AttentionShape shape;
-  Sequences<const float> grad_out, q, k, v, out;
+  Sequences<const E> grad_out, q, k, v, out;
   KeyMask mask;
+  Sequences<const float> bias;
   const float* lse = nullptr;
-  Sequences<float> grad_q, grad_k, grad_v;
+  Sequences<E> grad_q, grad_k, grad_v;
+  Sequences<float> grad_bias;  // is added to, like bias; data == nullptr: not wanted
 };
 
-// Both work on the items begin <= item < end. Items share nothing, so the result is the same however they are spread.
+// Both work on the items begin <= item < end. Items share nothing but grad_bias, so the result is the same however they
+// are spread.
+template <class E>
+struct KernelPair {
+  void (*forward)(const AttentionForward<E>& problem, int64_t begin, int64_t end);
+  void (*backward)(const AttentionBackward<E>& problem, int64_t begin, int64_t end);
+};
+
 struct AttentionKernels {
-  void (*forward)(const AttentionForward& problem, int64_t begin, int64_t end);
-  void (*backward)(const AttentionBackward& problem, int64_t begin, int64_t end);
+  KernelPair<float> f32;
+  KernelPair<BFloat16> bf16;
+  KernelPair<Float16> f16;
 };
 
 #ifdef EOKIT_X86
+extern const KernelPair<BFloat16> kAttentionAvx512Bf16;  // the other types go as in kAttentionAvx512
 extern const AttentionKernels kAttentionAvx512;
 extern const AttentionKernels kAttentionAvx2;
 #endif

@@ -1,4 +1,4 @@
-// The attention kernels for CPUs with avx2,fma; only called where cpuid says so.
+// The attention kernels for CPUs with avx2,fma,f16c; only called where cpuid says so.
 // Everything that is shared with other translation units comes before the switch.
 #include <cmath>
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 #ifdef EOKIT_X86
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #include "attention_kernel.h"
 #include "vec_avx2.h"
 
 namespace eokit {
-const AttentionKernels kAttentionAvx2 = {forward_items<VecAvx2>, backward_items<VecAvx2>};
+const AttentionKernels kAttentionAvx2 = attention_kernels<VecAvx2>();
 }
 
 #ifdef __clang__

@@ -1,4 +1,4 @@
-// The attention kernels for CPUs with avx512f,avx512dq,avx2,fma; only called where cpuid says so.
+// The attention kernels for CPUs with avx512f,avx512dq,avx2,fma,f16c; only called where cpuid says so.
 // Everything that is shared with other translation units comes before the switch.
 #include <cmath>
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 #ifdef EOKIT_X86
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512dq,avx2,fma")
+#pragma GCC target("avx512f,avx512dq,avx2,fma,f16c")
 #endif
 
 #include "attention_kernel.h"
 #include "vec_avx512.h"
 
 namespace eokit {
-const AttentionKernels kAttentionAvx512 = {forward_items<VecAvx512>, backward_items<VecAvx512>};
+const AttentionKernels kAttentionAvx512 = attention_kernels<VecAvx512>();
 }
 
 #ifdef __clang__

@@ -4,23 +4,23 @@
 // plain vertical operations, a masked key is a row that is not there (it is never loaded), and every product is
 // "broadcast one number, multiply a row" (matmul.h):
 //
-//   forward    S^T = K Qt,  P^T = exp(S^T - max),  out = P V / sum            Qt: (D, queries), scaled, packed
-//   backward   P^T = exp(S^T - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),  delta = rowsum(dO out)
-//              dV = P^T dO,  dK = dS^T Q scale,  dQ = dS K scale
+//   forward    S^T = K Qt,  P^T = exp(scale S^T + bias - max),  out = P V / sum            Qt: (D, queries), packed
+//   backward   P^T = exp(scale S^T + bias - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),  delta = rowsum(dO out)
+//              dV = P^T dO,  dK = scale dS^T Q,  dQ = scale dS K,  dbias = dS summed over the sequences that share it
 //
 // Queries go in panels of at most kPanel, keys in blocks of at most kBlock with a running maximum, so that a block of
 // scores stays in L1/L2 for any length. K, V, Q and dO are packed first: their rows may be far apart in memory (one date
-// of a series is a whole image away from the next), at distances that share a cache set.
+// of a series is a whole image away from the next), at distances that share a cache set. What they are packed into, and
+// with that the arithmetic of the products, is a policy O (operands.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 
 #include "../common/math.h"
 #include "attention.h"
-#include "matmul.h"
+#include "operands.h"
 
 namespace eokit {
 namespace {
@@ -28,34 +28,12 @@ namespace {
 constexpr int64_t kPanel = 64;   // queries
 constexpr int64_t kBlock = 192;  // keys: 192 x 64 scores are 48 KiB
 
-EOKIT_INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// Length of the next of equal parts of `left` items when no part may exceed `most`.
-EOKIT_INLINE int64_t next_part(int64_t left, int64_t most) {
+// Length of the next of equal parts of `left` items when no part may exceed `most`; whole units but for the last.
+EOKIT_INLINE int64_t next_part(int64_t left, int64_t most, int64_t unit = 1) {
   const int64_t parts = (left + most - 1) / most;
-  return (left + parts - 1) / parts;
+  const int64_t part = round_up((left + parts - 1) / parts, unit);
+  return part < left ? part : left;
 }
-
-// Aligned working memory of one thread, handed out in pieces. Plain malloc: no C++ library code is compiled in here.
-class Scratch {
- public:
-  explicit Scratch(int64_t floats)
-      : base_(static_cast<float*>(std::aligned_alloc(64, round_up(floats * 4 + 64 * 32, 64)))), next_(base_) {
-    if (base_ == nullptr) std::abort();
-  }
-  ~Scratch() { std::free(base_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  float* take(int64_t floats) {
-    float* piece = next_;
-    next_ += round_up(floats, 16);
-    return piece;
-  }
-
- private:
-  float* base_;
-  float* next_;
-};
 
 // Where the items of a call are: unravels a sequence once for all its heads, lists its valid keys once per mask row.
 class Walk {
@@ -66,7 +44,7 @@ class Walk {
   }
 
   void go_to(int64_t item) {
-    head = item % shape_.heads;
+    head_ = item % shape_.heads;
     const int64_t sequence = item / shape_.heads;
     if (sequence == sequence_) return;
     sequence_ = sequence;
@@ -83,101 +61,94 @@ class Walk {
   // First row of the present item in `x`.
   template <class T>
   EOKIT_INLINE T* in(const Sequences<T>& x) const {
-    return x.at(coordinates_, shape_.leading.count) + head * x.head;
+    return x.at(coordinates_, shape_.leading.count) + head_ * x.head;
   }
 
-  int64_t head = 0;
-  int64_t count() const { return count_; }        // valid keys
+  // `count` queries from `first` on; the valid keys; all keys.
+  template <class T>
+  EOKIT_INLINE Rows<T> queries(const Sequences<T>& x, int64_t first, int64_t count) const {
+    return {in(x) + first * x.row, x.row, count, shape_.dim, nullptr, x.head};
+  }
+  template <class T>
+  EOKIT_INLINE Rows<T> keys(const Sequences<T>& x) const {
+    return {in(x), x.row, count_, shape_.dim, rows_, x.head};
+  }
+  template <class T>
+  EOKIT_INLINE Rows<T> all_keys(const Sequences<T>& x) const {
+    return {in(x), x.row, shape_.keys, shape_.dim};
+  }
+
+  int64_t count() const { return count_; }       // valid keys
   const int64_t* rows() const { return rows_; }  // which ones
 
  private:
   const AttentionShape& shape_;
   const KeyMask& mask_;
   int64_t* rows_;
-  int64_t count_ = 0, sequence_ = -1;
+  int64_t head_ = 0, count_ = 0, sequence_ = -1;
   const bool* listed_ = nullptr;
   int64_t coordinates_[kMaxLeading] = {};
 };
 
-// Asks for the next item's part of a row. The rows of an item are too far apart for the hardware to foresee, but the
-// next item's are mostly one head further; where they are not, a useless request costs next to nothing.
-EOKIT_INLINE void prefetch_row(const float* row, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 2);
+// A block of a bias or of its gradient: row j at data + rows[j] * stride, `length` queries from the panel's first on.
+template <class T>
+struct BiasBlock {
+  T* data;
+  int64_t stride;
+  const int64_t* rows;
+  int64_t length;
+
+  EOKIT_INLINE T* at(int64_t key, int64_t query) const { return data + rows[key] * stride + query; }
+};
+
+template <class T>
+EOKIT_INLINE BiasBlock<T> block_of(const Sequences<T>& bias, const Walk& walk, int64_t key, int64_t first, int64_t length) {
+  return {bias.data ? walk.in(bias) + first : nullptr, bias.row, walk.rows() + key, length};
 }
 
-// dst[r][0..width) = factor * src[rows[r]][0..dim), padded with zeros. rows == nullptr: rows 0, 1, 2 ...
-// `next` is how far ahead of each row to prefetch.
+// S^T becomes scale S^T + bias; nothing where there is no bias. Returns the scale that is still to be applied.
 template <class V>
-void pack_rows(const float* src, int64_t stride, int64_t next, const int64_t* rows, int64_t count, int64_t dim,
-               float factor, float* dst, int64_t width) {
-  const typename V::Reg scale = V::set(factor);
-  const int64_t whole = dim / V::kWidth * V::kWidth;
-  for (int64_t r = 0; r < count; ++r) {
-    const float* from = src + (rows ? rows[r] : r) * stride;
-    float* to = dst + r * width;
-    prefetch_row(from + next, dim);
-    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
-    if (whole < dim) V::store(to + whole, V::mul(scale, V::load_first(from + whole, static_cast<int>(dim - whole))));
-  }
-}
-
-// dst[d][0..panel) = factor * src[0..count)[d], zeros beyond count.
-template <class V>
-void pack_transposed(const float* src, int64_t stride, int64_t next, int64_t count, int64_t dim, float factor, float* dst,
-                     int64_t panel) {
-  for (int64_t r = 0; r < panel; r += V::kWidth) {
-    const int64_t left = count - r < V::kWidth ? count - r : V::kWidth;
-    for (int64_t i = r; next != 0 && i < r + left; ++i) prefetch_row(src + i * stride + next, dim);
-    for (int64_t d = 0; d < dim; d += V::kWidth) {
-      const int64_t columns = dim - d < V::kWidth ? dim - d : V::kWidth;
-      V::transpose(src + r * stride + d, stride, static_cast<int>(left), static_cast<int>(columns), dst + d * panel + r,
-                   panel, factor);
+float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const BiasBlock<const float>& bias) {
+  if (bias.data == nullptr) return scale;
+  const typename V::Reg factor = V::set(scale);
+  for (int64_t j = 0; j < keys; ++j)
+    for (int64_t c = 0; c < bias.length; c += V::kWidth) {
+      const int64_t left = bias.length - c;
+      const float* from = bias.at(j, c);
+      const typename V::Reg b = left < V::kWidth ? V::load_first(from, static_cast<int>(left)) : V::load(from);
+      float* at = scores + j * panel + c;
+      V::store(at, V::fma(V::load(at), factor, b));
     }
-  }
+  return 1.0f;
 }
 
-// dst[rows[r]][0..dim) = factor(r) * src[r][0..dim).
-template <class V, class Factor>
-EOKIT_INLINE void unpack_rows(const float* src, int64_t width, const int64_t* rows, int64_t count, int64_t dim,
-                              const Factor& factor, float* dst, int64_t stride) {
-  const int64_t whole = dim / V::kWidth * V::kWidth;
-  for (int64_t r = 0; r < count; ++r) {
-    const typename V::Reg scale = V::set(factor(r));
-    const float* from = src + r * width;
-    float* to = dst + (rows ? rows[r] : r) * stride;
-    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
-    if (whole < dim)
-      V::store_first(to + whole, V::mul(scale, V::load(from + whole)), static_cast<int>(dim - whole));
-  }
-}
-
-EOKIT_INLINE void zero_rows(float* dst, int64_t stride, int64_t count, int64_t dim) {
-  for (int64_t r = 0; r < count; ++r)
-    for (int64_t d = 0; d < dim; ++d) dst[r * stride + d] = 0.0f;
-}
-
-// One block of scores S^T (keys, panel) becomes exp(S^T - maximum). `maximum` and `sum` (panel) run over the blocks;
-// `decay` gets what earlier results must be multiplied with because the maximum rose.
-template <class V>
-void softmax_block(float* scores, int64_t keys, int64_t panel, float* maximum, float* sum, float* decay) {
+// One block of scores S^T (keys, panel) becomes P^T = exp(scale S^T - maximum), packed as O has it for a product over
+// keys. `maximum` and `sum` (panel) run over the blocks; `decay` gets what earlier results must be multiplied with
+// because the maximum rose.
+template <class V, class O>
+void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, float* maximum, float* sum, float* decay) {
   using Reg = typename V::Reg;
+  const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     float* column = scores + c;
     const Reg before = V::load(maximum + c);
     Reg m0 = before, m1 = before;  // two chains hide half of the latency
     int64_t j = 0;
     for (; j + 1 < keys; j += 2) {
-      m0 = V::max(m0, V::load(column + j * panel));
-      m1 = V::max(m1, V::load(column + (j + 1) * panel));
+      m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
+      m1 = V::max(m1, V::mul(factor, V::load(column + (j + 1) * panel)));
     }
-    if (j < keys) m0 = V::max(m0, V::load(column + j * panel));
-    const Reg highest = V::max(m0, m1);
-    const Reg fading = exp<V>(V::sub(before, highest));
+    if (j < keys) m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
+    const Reg highest = V::max(m0, m1), shift = V::sub(V::zero(), highest);
+    const Reg fading = exp<V>(V::add(before, shift));
     Reg total = V::mul(V::load(sum + c), fading);
-    for (j = 0; j < keys; ++j) {
-      const Reg p = exp<V>(V::sub(V::load(column + j * panel), highest));
-      V::store(column + j * panel, p);
-      total = V::add(total, p);
+    for (j = 0; j < keys; j += O::kDepth) {
+      Reg p[O::kDepth];
+      for (int64_t d = 0; d < O::kDepth; ++d) {
+        p[d] = j + d < keys ? exp<V>(V::fma(factor, V::load(column + (j + d) * panel), shift)) : V::zero();
+        total = V::add(total, p[d]);
+      }
+      O::put_keys(column + j / O::kDepth * panel, p);
     }
     V::store(maximum + c, highest);
     V::store(sum + c, total);
@@ -192,17 +163,18 @@ void scale_rows(float* x, int64_t width, int64_t count, const float* factors) {
       V::store(x + r * width + d, V::mul(V::set(factors[r]), V::load(x + r * width + d)));
 }
 
-template <class V>
-void forward_items(const AttentionForward& call, int64_t begin, int64_t end) {
+template <class V, class O, class E>
+void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) {
+  using Arithmetic = typename O::Arithmetic;
   const AttentionShape& shape = call.shape;
-  const int64_t dim = shape.dim, width = round_up(dim, V::kWidth);
+  const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim);
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  Scratch scratch(2 * shape.keys * width + wide * (dim + block + width + 3) + 2 * shape.keys);
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + 2 * shape.keys);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
-  float* keys = scratch.take(shape.keys * width);
-  float* values = scratch.take(shape.keys * width);
-  float* queries = scratch.take(dim * wide);  // Qt
+  float* keys = scratch.take(shape.keys * row);
+  float* values = scratch.take(words<O>(shape.keys) * width);
+  float* queries = scratch.take(words<O>(dim) * wide);  // Qt
   float* scores = scratch.take(block * wide);
   float* out = scratch.take(wide * width);
   float* maximum = scratch.take(wide);
@@ -213,131 +185,157 @@ void forward_items(const AttentionForward& call, int64_t begin, int64_t end) {
     walk.go_to(item);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
-      zero_rows(walk.in(call.out), call.out.row, shape.queries, dim);
+      zero(walk.queries(call.out, 0, shape.queries));
       for (int64_t i = 0; i < shape.queries; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
-    pack_rows<V>(walk.in(call.k), call.k.row, call.k.head, walk.rows(), walk.count(), dim, 1.0f, keys, width);
-    pack_rows<V>(walk.in(call.v), call.v.row, call.v.head, walk.rows(), walk.count(), dim, 1.0f, values, width);
+    O::pack_rows(walk.keys(call.k), keys);
+    O::pack_lanes(walk.keys(call.v), values);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
       const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth;
-      pack_transposed<V>(walk.in(call.q) + first * call.q.row, call.q.row, call.q.head, length, dim, shape.scale, queries, panel);
+      const auto q = walk.queries(call.q, first, length);
+      if constexpr (sizeof(E) == sizeof(float))
+        pack_transposed<V>(q, queries, panel);
+      else
+        pack_transposed_by_rows<V, O>(q, out, queries, panel);  // `out` is free until the first product
       for (int64_t i = 0; i < panel; ++i) maximum[i] = -std::numeric_limits<float>::infinity(), sum[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
-        count = next_part(walk.count() - key, kBlock);
-        multiply<V, Layout::kRows>({count, vectors, dim, keys + key * width, width, queries, panel, scores, panel, false});
-        softmax_block<V>(scores, count, panel, maximum, sum, decay);
+        count = next_part(walk.count() - key, kBlock, O::kDepth);
+        multiply<Arithmetic, Layout::kRows>(
+            {count, vectors, words<O>(dim), keys + key * row, row, queries, panel, scores, panel, false});
+        const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
+        softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay);
         if (key > 0) scale_rows<V>(out, width, length, decay);
-        multiply<V, Layout::kColumns>(
-            {length, width / V::kWidth, count, scores, panel, values + key * width, width, out, width, key > 0});
+        multiply<Arithmetic, Layout::kColumns>({length, width / V::kWidth, words<O>(count), scores, panel,
+                                                values + words<O>(key) * width, width, out, width, key > 0});
       }
-      unpack_rows<V>(out, width, nullptr, length, dim, [&](int64_t i) { return 1.0f / sum[i]; },
-                     walk.in(call.out) + first * call.out.row, call.out.row);
+      unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length));
       for (int64_t i = 0; i < length; ++i) lse[first + i] = maximum[i] + std::log(sum[i]);
     }
   }
 }
 
-// scores becomes P^T, slopes (dP^T) becomes dS^T.
-template <class V>
-void softmax_gradient(float* scores, float* slopes, int64_t keys, int64_t panel, const float* lse, const float* delta) {
+// S^T becomes P^T and slopes, dP^T, becomes dS^T, both for products over queries; `by_keys` gets dS^T for a product over
+// keys where O packs it differently. The gradient of the bias grows by dS^T.
+template <class V, class O>
+void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys, int64_t panel, float scale,
+                      const float* lse, const float* delta, const BiasBlock<float>& grad_bias) {
   using Reg = typename V::Reg;
+  const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
-    const Reg shift = V::load(lse + c), mean = V::load(delta + c);
-    for (int64_t j = 0; j < keys; ++j) {
-      float* at = scores + j * panel + c;
-      float* slope = slopes + j * panel + c;
-      const Reg p = exp<V>(V::sub(V::load(at), shift));
-      V::store(at, p);
-      V::store(slope, V::mul(p, V::sub(V::load(slope), mean)));
+    const Reg shift = V::sub(V::zero(), V::load(lse + c)), mean = V::load(delta + c);
+    for (int64_t j = 0; j < keys; j += O::kDepth) {
+      Reg ds[O::kDepth];
+      for (int64_t d = 0; d < O::kDepth; ++d) {
+        if (j + d >= keys) {
+          ds[d] = V::zero();
+          continue;
+        }
+        float* score = scores + (j + d) * panel;
+        float* slope = slopes + (j + d) * panel;
+        const Reg p = exp<V>(V::fma(factor, V::load(score + c), shift));
+        ds[d] = V::mul(p, V::sub(V::load(slope + c), mean));
+        O::put_queries(score, c, p);
+        O::put_queries(slope, c, ds[d]);
+        if (grad_bias.data != nullptr && c < grad_bias.length) {
+          float* sum = grad_bias.at(j + d, c);
+          const int64_t left = grad_bias.length - c;
+          if (left < V::kWidth)
+            V::store_first(sum, V::add(ds[d], V::load_first(sum, static_cast<int>(left))), static_cast<int>(left));
+          else
+            V::store(sum, V::add(ds[d], V::load(sum)));
+        }
+      }
+      if constexpr (!O::kRowsAreLanes) O::put_keys(by_keys + j / O::kDepth * panel + c, ds);
     }
   }
 }
 
-// delta[i] = sum_d a[i][d] b[i][d] for two packed or strided matrices.
-EOKIT_INLINE void dot_rows(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t count,
-                           int64_t dim, float* delta) {
-  for (int64_t i = 0; i < count; ++i) {
-    float part[16] = {};
-    int64_t d = 0;
-    for (; d + 16 <= dim; d += 16)
-      for (int lane = 0; lane < 16; ++lane) part[lane] += a[i * a_stride + d + lane] * b[i * b_stride + d + lane];
-    for (; d < dim; ++d) part[0] += a[i * a_stride + d] * b[i * b_stride + d];
-    for (int half = 8; half > 0; half /= 2)
-      for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
-    delta[i] = part[0];
-  }
-}
-
-template <class V>
-void backward_items(const AttentionBackward& call, int64_t begin, int64_t end) {
+template <class V, class O, class E>
+void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end) {
+  using Arithmetic = typename O::Arithmetic;
   const AttentionShape& shape = call.shape;
-  const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), columns = width / V::kWidth;
+  const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim), columns = width / V::kWidth;
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  Scratch scratch(4 * shape.keys * width + wide * (2 * dim + 3 * width + 2 * block + 2) + 2 * shape.keys);
+  Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) + 2 * shape.keys);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
-  float* keys = scratch.take(shape.keys * width);
-  float* values = scratch.take(shape.keys * width);
+  float* keys = scratch.take(shape.keys * row);
+  float* values = scratch.take(shape.keys * row);
+  float* key_lanes = O::kRowsAreLanes ? keys : scratch.take(words<O>(shape.keys) * width);
   float* grad_keys = scratch.take(shape.keys * width);
   float* grad_values = scratch.take(shape.keys * width);
-  float* queries = scratch.take(wide * width);  // Q scaled
-  float* queries_t = scratch.take(dim * wide);
-  float* grads = scratch.take(wide * width);  // dO
-  float* grads_t = scratch.take(dim * wide);
+  float* queries = scratch.take(wide * width);  // lanes
+  float* queries_t = scratch.take(words<O>(dim) * wide);
+  float* grads = scratch.take(wide * width);  // dO, lanes
+  float* grads_t = scratch.take(words<O>(dim) * wide);
   float* grad_queries = scratch.take(wide * width);
   float* scores = scratch.take(block * wide);
   float* slopes = scratch.take(block * wide);
+  float* slopes_by_keys = O::kRowsAreLanes ? slopes : scratch.take(words<O>(block) * wide);
   float* lse = scratch.take(wide);
   float* delta = scratch.take(wide);
 
+  // Tokens as lanes and transposed; grad_queries is free until the last product.
+  const auto pack_both = [&](const Rows<const E>& rows, float* lanes, float* transposed, int64_t panel) {
+    pack_transposed_by_rows<V, O>(rows, O::kRowsAreLanes ? lanes : grad_queries, transposed, panel);
+    if constexpr (!O::kRowsAreLanes) O::pack_lanes(rows, lanes);
+  };
+
   for (int64_t item = begin; item < end; ++item) {
     walk.go_to(item);
-    float* grad_k = walk.in(call.grad_k);
-    float* grad_v = walk.in(call.grad_v);
     if (walk.count() < shape.keys) {
-      zero_rows(grad_k, call.grad_k.row, shape.keys, dim);
-      zero_rows(grad_v, call.grad_v.row, shape.keys, dim);
+      zero(walk.all_keys(call.grad_k));
+      zero(walk.all_keys(call.grad_v));
     }
     if (walk.count() == 0) {
-      zero_rows(walk.in(call.grad_q), call.grad_q.row, shape.queries, dim);
+      zero(walk.queries(call.grad_q, 0, shape.queries));
       continue;
     }
-    pack_rows<V>(walk.in(call.k), call.k.row, call.k.head, walk.rows(), walk.count(), dim, 1.0f, keys, width);
-    pack_rows<V>(walk.in(call.v), call.v.row, call.v.head, walk.rows(), walk.count(), dim, 1.0f, values, width);
+    O::pack_rows(walk.keys(call.k), keys);
+    O::pack_rows(walk.keys(call.v), values);
+    if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
-      const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth;
-      const float* q = walk.in(call.q) + first * call.q.row;
-      const float* grad_out = walk.in(call.grad_out) + first * call.grad_out.row;
-      pack_rows<V>(q, call.q.row, call.q.head, nullptr, length, dim, shape.scale, queries, width);
-      pack_rows<V>(grad_out, call.grad_out.row, call.grad_out.head, nullptr, length, dim, 1.0f, grads, width);
-      pack_transposed<V>(queries, width, 0, length, dim, 1.0f, queries_t, panel);
-      pack_transposed<V>(grads, width, 0, length, dim, 1.0f, grads_t, panel);
-      dot_rows(grads, width, walk.in(call.out) + first * call.out.row, call.out.row, length, dim, delta);
+      const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth, depth = words<O>(length);
+      const auto grad_out = walk.queries(call.grad_out, first, length);
+      pack_both(walk.queries(call.q, first, length), queries, queries_t, panel);
+      pack_both(grad_out, grads, grads_t, panel);
+      dot_rows<V>(grad_out, walk.queries(call.out, first, length), delta);
       for (int64_t i = 0; i < length; ++i) lse[i] = call.lse[item * shape.queries + first + i];
       for (int64_t i = length; i < panel; ++i) lse[i] = delta[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
-        count = next_part(walk.count() - key, kBlock);
-        const int64_t at = key * width;
-        multiply<V, Layout::kRows>({count, vectors, dim, keys + at, width, queries_t, panel, scores, panel, false});
-        multiply<V, Layout::kRows>({count, vectors, dim, values + at, width, grads_t, panel, slopes, panel, false});
-        softmax_gradient<V>(scores, slopes, count, panel, lse, delta);
-        multiply<V, Layout::kRows>(
-            {count, columns, length, scores, panel, grads, width, grad_values + at, width, first > 0});
-        multiply<V, Layout::kRows>(
-            {count, columns, length, slopes, panel, queries, width, grad_keys + at, width, first > 0});
-        multiply<V, Layout::kColumns>(
-            {length, columns, count, slopes, panel, keys + at, width, grad_queries, width, key > 0});
+        count = next_part(walk.count() - key, kBlock, O::kDepth);
+        const float *k = keys + key * row, *v = values + key * row, *lanes = key_lanes + words<O>(key) * width;
+        multiply<Arithmetic, Layout::kRows>(
+            {count, vectors, words<O>(dim), k, row, queries_t, panel, scores, panel, false});
+        multiply<Arithmetic, Layout::kRows>({count, vectors, words<O>(dim), v, row, grads_t, panel, slopes, panel, false});
+        const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
+        softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, delta,
+                               block_of(call.grad_bias, walk, key, first, length));
+        float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
+        multiply<Arithmetic, Layout::kRows>({count, columns, depth, scores, panel, grads, width, grad_v, width, first > 0});
+        multiply<Arithmetic, Layout::kRows>({count, columns, depth, slopes, panel, queries, width, grad_k, width, first > 0});
+        multiply<Arithmetic, Layout::kColumns>(
+            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width, grad_queries, width, key > 0});
       }
-      unpack_rows<V>(grad_queries, width, nullptr, length, dim, [&](int64_t) { return shape.scale; },
-                     walk.in(call.grad_q) + first * call.grad_q.row, call.grad_q.row);
+      const auto scaled = [&](int64_t) { return shape.scale; };
+      unpack<V>(grad_queries, width, scaled, walk.queries(call.grad_q, first, length));
     }
-    const auto one = [](int64_t) { return 1.0f; };
-    unpack_rows<V>(grad_keys, width, walk.rows(), walk.count(), dim, one, grad_k, call.grad_k.row);
-    unpack_rows<V>(grad_values, width, walk.rows(), walk.count(), dim, one, grad_v, call.grad_v.row);
+    unpack<V>(grad_keys, width, [&](int64_t) { return shape.scale; }, walk.keys(call.grad_k));
+    unpack<V>(grad_values, width, [](int64_t) { return 1.0f; }, walk.keys(call.grad_v));
   }
+}
+
+template <class V, class O, class E>
+constexpr KernelPair<E> kernel_pair() {
+  return {forward_items<V, O, E>, backward_items<V, O, E>};
+}
+
+template <class V>
+constexpr AttentionKernels attention_kernels() {
+  return {kernel_pair<V, Floats<V>, float>(), kernel_pair<V, Floats<V>, BFloat16>(), kernel_pair<V, Floats<V>, Float16>()};
 }
 
 }  // namespace

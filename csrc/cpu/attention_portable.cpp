@@ -3,5 +3,5 @@
 #include "vec_portable.h"
 
 namespace eokit {
-const AttentionKernels kAttentionPortable = {forward_items<VecPortable>, backward_items<VecPortable>};
+const AttentionKernels kAttentionPortable = attention_kernels<VecPortable>();
 }

@@ -1,11 +1,11 @@
-// Eight floats in an AVX2 register, with fused multiply-add. Include only where `avx2,fma` are switched on.
+// Eight floats in an AVX2 register, with fused multiply-add. Include only where `avx2,fma,f16c` are switched on.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 
-#include "../common/strided.h"
+#include "../common/half.h"
 
 namespace eokit {
 
@@ -23,6 +23,25 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg load_first(const float* p, int count) { return _mm256_maskload_ps(p, first(count)); }
   EOKIT_INLINE static void store(float* p, Reg r) { _mm256_storeu_ps(p, r); }
   EOKIT_INLINE static void store_first(float* p, Reg r, int count) { _mm256_maskstore_ps(p, first(count), r); }
+  EOKIT_INLINE static Reg load(const BFloat16* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  EOKIT_INLINE static Reg load(const Float16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  EOKIT_INLINE static void store(BFloat16* p, Reg r) {  // to the nearest, ties to even; NaN stays
+    const __m256i bits = _mm256_castps_si256(r);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(r, r, _CMP_UNORD_Q));
+    const __m256i kept = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
+    const __m256i halves = _mm256_packus_epi32(kept, kept);  // within each half: 0..3 0..3 | 4..7 4..7
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
+  }
+  EOKIT_INLINE static void store(Float16* p, Reg r) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT));
+  }
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
@@ -36,14 +55,13 @@ struct VecAvx2 {
     return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
   }
 
-  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
-  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
-                        float scale) {
+  // Words of any meaning: dst[c * dst_stride + r] = src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst,
+                                     int64_t dst_stride) {
     const __m256i mask = first(columns);
-    const Reg factor = set(scale);
     Reg a[8], b[8];
     for (int r = 0; r < 8; ++r)
-      a[r] = r < rows ? _mm256_mul_ps(factor, _mm256_maskload_ps(src + r * src_stride, mask)) : zero();
+      a[r] = r < rows ? _mm256_maskload_ps(src + r * src_stride, mask) : zero();
     for (int i = 0; i < 4; ++i) {  // pairs of rows
       b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
       b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);

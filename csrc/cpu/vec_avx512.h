@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../common/strided.h"
+#include "../common/half.h"
 
 namespace eokit {
 
@@ -24,6 +24,24 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg load_first(const float* p, int count) { return _mm512_maskz_loadu_ps(first(count), p); }
   EOKIT_INLINE static void store(float* p, Reg r) { _mm512_storeu_ps(p, r); }
   EOKIT_INLINE static void store_first(float* p, Reg r, int count) { _mm512_mask_storeu_ps(p, first(count), r); }
+  EOKIT_INLINE static Reg load(const BFloat16* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  EOKIT_INLINE static Reg load(const Float16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  EOKIT_INLINE static void store(BFloat16* p, Reg r) {  // to the nearest, ties to even; NaN stays
+    const __m512i bits = _mm512_castps_si512(r);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(r, r, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(kept));
+  }
+  EOKIT_INLINE static void store(Float16* p, Reg r) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT));
+  }
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
@@ -32,14 +50,13 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
 
-  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
-  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
-                        float scale) {
+  // Words of any meaning: dst[c * dst_stride + r] = src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst,
+                                     int64_t dst_stride) {
     const __mmask16 mask = first(columns);
-    const Reg factor = set(scale);
     Reg a[16], b[16];
     for (int r = 0; r < 16; ++r)
-      a[r] = r < rows ? _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(mask, src + r * src_stride)) : zero();
+      a[r] = r < rows ? _mm512_maskz_loadu_ps(mask, src + r * src_stride) : zero();
     for (int i = 0; i < 8; ++i) {  // pairs of rows
       b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
       b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../common/strided.h"
+#include "../common/half.h"
 
 namespace eokit {
 
@@ -31,6 +31,14 @@ struct VecPortable {
   }
   EOKIT_INLINE static void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
   EOKIT_INLINE static void store_first(float* p, Reg r, int count) { std::memcpy(p, &r, count * sizeof(float)); }
+  template <class Half>
+  EOKIT_INLINE static Reg load(const Half* p) {
+    return Reg{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+  }
+  template <class Half>
+  EOKIT_INLINE static void store(Half* p, Reg r) {
+    for (int i = 0; i < kWidth; ++i) from_float(r[i], p + i);
+  }
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return a + b; }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return a - b; }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return a * b; }
@@ -47,11 +55,11 @@ struct VecPortable {
     return a * power;
   }
 
-  // dst[c * dst_stride + r] = scale * src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
-  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst, int64_t dst_stride,
-                        float scale) {
+  // Words of any meaning: dst[c * dst_stride + r] = src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
+  EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst,
+                                     int64_t dst_stride) {
     for (int c = 0; c < columns; ++c)
-      for (int r = 0; r < kWidth; ++r) dst[c * dst_stride + r] = r < rows ? scale * src[r * src_stride + c] : 0.0f;
+      for (int r = 0; r < kWidth; ++r) dst[c * dst_stride + r] = r < rows ? src[r * src_stride + c] : 0.0f;
   }
 };
 

@@ -21,9 +21,10 @@ NAMES = ("reference", "sdpa", "cpu")
 
 # csrc/library.cpp says the same; tests/ops/test_library.py holds the two together.
 SCHEMAS = {
-    "attention_forward": "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, float scale) -> (Tensor out, Tensor lse)",
-    "attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor out, Tensor lse, "
-    "float scale) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)",
+    "attention_forward": "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, float scale) -> "
+    "(Tensor out, Tensor lse)",
+    "attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, "
+    "Tensor out, Tensor lse, float scale, bool with_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias_t)",
 }
 
 

@@ -1,4 +1,4 @@
-"""The compiled decoder of blosc frames equals numcodecs and zarr-python, and refuses damage without touching memory outside.
+"""The compiled decoder of blosc frames equals numcodecs and zarr-python, and refuses damaged ones.
 
 `python tests/data/test_native_decoder.py FILE` writes the frames that fuzz_decoder.cpp starts from.
 """
@@ -95,7 +95,9 @@ def test_the_reader_equals_zarr_python_without_numcodecs(tmp_path_factory, data)
         typesize=values.itemsize,
     )
     shards = (16, 2, -(-40 // chunk[2]) * chunk[2], -(-33 // chunk[3]) * chunk[3])
-    array = zarr.create_array(str(path), shape=values.shape, dtype=dtype, chunks=chunk, shards=shards, compressors=codec)
+    array = zarr.create_array(
+        str(path), shape=values.shape, dtype=dtype, chunks=chunk, shards=shards, compressors=codec
+    )
     array[:] = values
     (y0, y1), (x0, x1) = draw(cuts(40)), draw(cuts(33))
     rows = np.array(draw(st.lists(st.integers(0, 15), max_size=20)), np.int64)
@@ -115,7 +117,7 @@ def test_the_reader_gives_the_same_without_the_native_decoder(tmp_path, monkeypa
         np.testing.assert_array_equal(Store.open(store.path).read(*one, window=window), found)
 
 
-@pytest.mark.parametrize("compressor, shuffle", [("zstd", 1), ("blosclz", 1), ("zlib", 0), ("lz4", 2)])
+@pytest.mark.parametrize(("compressor", "shuffle"), [("zstd", 1), ("blosclz", 1), ("zlib", 0), ("lz4", 2)])
 def test_an_unknown_frame_is_left_alone(compressor, shuffle):
     chunk = make_chunk(np.random.default_rng(0), (4, 2, 16, 16), "i2", 5)
     frame = contextual_blosc().compress(chunk, compressor.encode(), 5, shuffle)
@@ -139,7 +141,7 @@ GOOD = {"runs": [(0, 0, 4)], "down": (0, 16, 0), "across": [(0, 16, 0)], "chunk"
 
 
 @pytest.mark.parametrize(
-    "wrong, message",
+    ("wrong", "message"),
     [
         ({"runs": [(1, 0, 4)]}, "rows outside the chunk"),
         ({"runs": [(0, -1, 4)]}, "rows outside the output"),

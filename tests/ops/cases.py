@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eokit.ops import attention
 
-NAMES = ("out", "grad_q", "grad_k", "grad_v")
+NAMES = ("out", "grad_q", "grad_k", "grad_v", "grad_bias")
 
 
 @dataclass
@@ -22,23 +22,26 @@ class Case:
     v: Tensor
     grad: Tensor
     key_mask: Tensor | None = None
+    bias: Tensor | None = None
 
     def run(self, backend: str | None, dtype: torch.dtype) -> dict[str, Tensor]:
         """Output and gradients by name."""
-        q, k, v = (_like(x, dtype).requires_grad_() for x in (self.q, self.k, self.v))
-        out = attention(q, k, v, key_mask=self.key_mask, backend=backend)
-        grads = torch.autograd.grad(out, (q, k, v), self.grad.to(dtype))
-        return dict(zip(NAMES, (out.detach(), *grads), strict=True))
+        given = [self.q, self.k, self.v] + ([] if self.bias is None else [self.bias])
+        q, k, v, *bias = leaves = [_like(x, dtype).requires_grad_() for x in given]
+        out = attention(q, k, v, key_mask=self.key_mask, bias=bias[0] if bias else None, backend=backend)
+        grads = torch.autograd.grad(out, leaves, self.grad.to(dtype))
+        return dict(zip(NAMES, (out.detach(), *grads), strict=False))
 
 
-def make_case(queries: int, keys: int, dim: int, mask: str | None = None, seed: int = 0) -> Case:
-    """2 x 2 sequences of 2 heads; the mask of the first sample keeps nothing at all."""
+def make_case(queries: int, keys: int, dim: int, mask: str | None = None, seed: int = 0, bias: bool = False) -> Case:
+    """2 x 2 sequences of 2 heads; the mask of the first sample keeps nothing at all, positions share the bias."""
     torch.manual_seed(seed)
     q, k, v, grad = (
         torch.randn(2, length, 2, 2, dim, dtype=torch.float64).transpose(1, 2)
         for length in (queries, keys, keys, queries)
     )
-    return Case(q, k, v, grad, make_mask(mask, keys))
+    shared = torch.randn(2, 1, 2, queries, keys, dtype=torch.float64) if bias else None
+    return Case(q, k, v, grad, make_mask(mask, keys), shared)
 
 
 def make_mask(kind: str | None, keys: int) -> Tensor | None:
@@ -61,7 +64,7 @@ def assert_as_exact_as_torch(case: Case, backend: str | None = "cpu", dtype: tor
     exact = case.run("reference", torch.float64)
     ours, theirs = case.run(backend, dtype), case.run("sdpa", dtype)
     grace = torch.finfo(dtype).eps * 4 * math.sqrt(case.q.shape[-1])
-    for name in NAMES:
+    for name in exact:
         error = (ours[name] - exact[name]).abs().max()
         limit = 2 * (theirs[name] - exact[name]).abs().max() + grace
         assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g}"

@@ -41,11 +41,10 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_was_expected(change, 
 
 
 @pytest.mark.skipif(not library.COMPILED, reason="not built")
-@pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"bias": torch.zeros(5, 5)}])
-def test_the_cpu_backend_refuses_what_it_does_not_cover(change):
-    x = torch.zeros(5, 2, 8, dtype=change.get("dtype"))
+def test_the_cpu_backend_refuses_what_it_does_not_cover():
+    x = torch.zeros(5, 2, 8, dtype=torch.float64)
     with pytest.raises(ArgumentError, match='backend="cpu" takes float32'):
-        attention(x, x, x, bias=change.get("bias"), backend="cpu")
+        attention(x, x, x, backend="cpu")
 
 
 def test_the_cpu_backend_without_its_library_says_how_to_get_it(monkeypatch):

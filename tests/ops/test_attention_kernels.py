@@ -1,16 +1,19 @@
 """The compiled CPU kernels: every instruction set, any number of threads, nothing left unwritten."""
 
+import os
+
 import pytest
 import torch
 
 from eokit.ops import attention
-from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
+from tests.ops.cases import assert_as_exact_as_torch, make_case
 
 _native = pytest.importorskip("eokit._native", reason="the compiled libraries were not built")
 INSTRUCTION_SETS = _native.instruction_sets()
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("queries", "keys", "dim", "mask"),
     [
@@ -21,13 +24,31 @@ INSTRUCTION_SETS = _native.instruction_sets()
         (130, 7, 128, None),
     ],
 )
-def test_every_instruction_set_is_as_exact_as_torch(instruction_set, name, queries, keys, dim, mask):
+def test_every_instruction_set_is_as_exact_as_torch(instruction_set, name, dtype, queries, keys, dim, mask):
     assert instruction_set(name) == name
-    assert_as_exact_as_torch(make_case(queries, keys, dim, mask))
+    assert_as_exact_as_torch(make_case(queries, keys, dim, mask, bias=bool(mask)), "cpu", dtype)
 
 
-def test_the_best_instruction_set_is_the_default(instruction_set):
-    assert instruction_set("auto") == INSTRUCTION_SETS[-1]
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_to_the_nearest_even(instruction_set, name, dtype):
+    """One key of weight 1 makes the output its value, which the kernel has converted to float and back."""
+    instruction_set(name)
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    finite = bits[bits.isfinite()]
+    if name == "avx512_bf16" and dtype == torch.bfloat16:  # its instruction takes numbers below 1.2e-38 for 0
+        finite = finite[finite.abs() >= torch.finfo(dtype).tiny]
+    v = finite[: len(finite) // 24 * 24].view(-1, 1, 1, 24)
+    out = attention(torch.zeros_like(v), torch.zeros_like(v), v, backend="cpu")
+    assert torch.equal(out, v)
+    mean = attention(torch.zeros(2, 1, 1, 24, dtype=dtype), torch.zeros(2, 2, 1, 24, dtype=dtype),
+                     torch.stack([v[:2, 0], v[1:3, 0]], 1), backend="cpu")  # fmt: skip
+    assert torch.equal(mean[:, 0], ((v[:2, 0].float() + v[1:3, 0].float()) / 2).to(dtype))
+
+
+def test_the_fastest_instruction_set_measured_is_the_default(instruction_set):
+    fast = [name for name in INSTRUCTION_SETS if name != "avx512_bf16"]
+    assert instruction_set("auto") == os.environ.get("EOKIT_INSTRUCTION_SET", fast[-1])
 
 
 def test_an_unknown_instruction_set_is_refused(instruction_set):
@@ -51,18 +72,20 @@ def test_values_under_masked_keys_are_never_read():
         assert torch.equal(x, before[name]), name
 
 
-def test_any_number_of_threads_gives_the_same_bits():
-    case = make_case(61, 61, 32, "scattered")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_any_number_of_threads_gives_the_same_bits(dtype, bias):
+    case = make_case(61, 61, 32, "scattered", bias=bias)
     before = torch.get_num_threads()
     try:
         results = []
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            results.append(case.run("cpu", torch.float32))
+            results.append(case.run("cpu", dtype))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
-        assert all(torch.equal(other[name], results[0][name]) for name in NAMES)
+        assert all(torch.equal(x, results[0][name]) for name, x in other.items())
 
 
 def test_what_a_sequence_is_batched_with_changes_no_bit():

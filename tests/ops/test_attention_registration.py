@@ -7,7 +7,7 @@ from eokit.ops import attention
 from tests.ops.conftest import compiled
 
 
-def inputs(mask=None, requires_grad=True, shape=(2, 5, 3, 2, 16)):
+def inputs(mask=None, requires_grad=True, shape=(2, 5, 3, 2, 16), bias=False):
     """Temporal views of a fused projection (B, T, N, 3, H, D)."""
     torch.manual_seed(0)
     batch, dates, positions, heads, dim = shape
@@ -15,19 +15,22 @@ def inputs(mask=None, requires_grad=True, shape=(2, 5, 3, 2, 16)):
     q, k, v = (x.detach().transpose(1, 2).requires_grad_(requires_grad) for x in qkv.unbind(-3))
     if mask:
         mask = (torch.rand(batch, 1, dates) > 0.4).expand(batch, positions, dates)
-    return q, k, v, mask, 0.25
+    bias_t = torch.randn(batch, 1, heads, dates, dates, requires_grad=requires_grad) if bias else None
+    return q, k, v, mask, bias_t, 0.25
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mask", [None, "dates"])
-def test_the_forward_op_passes_opcheck(mask):
-    torch.library.opcheck(torch.ops.eokit.attention_forward.default, inputs(mask))
+def test_the_forward_op_passes_opcheck(mask, bias):
+    torch.library.opcheck(torch.ops.eokit.attention_forward.default, inputs(mask, bias=bias))
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mask", [None, "dates"])
-def test_the_backward_op_passes_opcheck(mask):
-    q, k, v, mask, scale = inputs(mask, requires_grad=False)
-    out, lse = torch.ops.eokit.attention_forward(q, k, v, mask, scale)
-    arguments = (torch.randn_like(out), q, k, v, mask, out, lse, scale)
+def test_the_backward_op_passes_opcheck(mask, bias):
+    q, k, v, mask, bias_t, scale = inputs(mask, requires_grad=False, bias=bias)
+    out, lse = torch.ops.eokit.attention_forward(q, k, v, mask, bias_t, scale)
+    arguments = (torch.randn_like(out), q, k, v, mask, bias_t, out, lse, scale, bias)
     torch.library.opcheck(torch.ops.eokit.attention_backward.default, arguments)
 
 
@@ -47,7 +50,7 @@ def test_the_reference_passes_gradcheck(masked, biased):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_compiles_as_one_graph_with_the_same_results(dtype):
-    q, k, v, mask, _ = inputs("dates")
+    q, k, v, mask, *_ = inputs("dates")
     leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
 
     def layer(q, k, v):
@@ -62,27 +65,27 @@ def test_it_compiles_as_one_graph_with_the_same_results(dtype):
 
 
 def test_it_is_captured_as_one_graph():
-    q, k, v, mask, _ = inputs("dates")
+    q, k, v, mask, *_ = inputs("dates")
     run = torch.compile(lambda *x: attention(*x, key_mask=mask[:, :1]), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(run(q, k, v), attention(q, k, v, key_mask=mask[:, :1]))
 
 
 @compiled
 def test_the_log_sum_of_a_sequence_without_keys_is_plus_infinity():
-    q, k, v, _, scale = inputs(requires_grad=False)
+    q, k, v, *_, scale = inputs(requires_grad=False)
     nothing = torch.zeros(2, 3, 5, dtype=torch.bool)
-    assert (torch.ops.eokit.attention_forward(q, k, v, nothing, scale)[1] == float("inf")).all()
+    assert (torch.ops.eokit.attention_forward(q, k, v, nothing, None, scale)[1] == float("inf")).all()
 
 
 def test_the_log_sum_is_that_of_the_scores():
-    q, k, v, _, scale = inputs(requires_grad=False)
-    lse = torch.ops.eokit.attention_forward(q, k, v, None, scale)[1]
+    q, k, v, *_, scale = inputs(requires_grad=False)
+    lse = torch.ops.eokit.attention_forward(q, k, v, None, None, scale)[1]
     scores = torch.einsum("...ihd,...jhd->...hij", q, k) * scale
     torch.testing.assert_close(lse, scores.logsumexp(-1))
 
 
 def test_a_gradient_with_stride_zero_is_taken():
-    q, k, v, _, _ = inputs()
+    q, k, v, *_ = inputs()
     summed = torch.autograd.grad(attention(q, k, v).sum(), (q, k, v))
     ones = torch.autograd.grad(attention(q, k, v), (q, k, v), torch.ones(q.shape))
     for ours, theirs in zip(summed, ones, strict=True):

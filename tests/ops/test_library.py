@@ -22,7 +22,7 @@ q, k, v = (torch.randn(2, n, 2, 16, requires_grad=True) for n in (5, 7, 7))
 exact = attention(q.double(), k.double(), v.double(), backend="reference")
 exact_grad = torch.autograd.grad(exact.square().sum(), q)[0]
 close = []
-for out in (attention(q, k, v), torch.ops.eokit.attention_forward(q, k, v, None, 0.25)[0]):
+for out in (attention(q, k, v), torch.ops.eokit.attention_forward(q, k, v, None, None, 0.25)[0]):
     grad = torch.autograd.grad(out.square().sum(), q)[0]
     close += [torch.allclose(out.double(), exact, atol=1e-5), torch.allclose(grad, exact_grad, atol=1e-4)]
 print(json.dumps([close, [[b.name, b.available, b.reason] for b in backends()]]))
@@ -32,7 +32,7 @@ OPCHECK = """
 import torch
 from eokit.ops import attention
 q, k, v = (torch.randn(2, n, 2, 16, requires_grad=True) for n in (5, 7, 7))
-torch.library.opcheck(torch.ops.eokit.attention_forward.default, (q, k, v, None, 0.25))
+torch.library.opcheck(torch.ops.eokit.attention_forward.default, (q, k, v, None, None, 0.25))
 print("passed")
 """
 

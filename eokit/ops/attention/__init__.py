@@ -14,6 +14,8 @@ from eokit.ops.attention import autograd, reference, sdpa  # noqa: F401  (autogr
 
 __all__ = ["attention"]
 
+COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def attention(
     q: Tensor,
@@ -34,11 +36,12 @@ def attention(
         under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
     scale: 1 / sqrt(D) unless told.
-    backend: "cpu" (compiled; float32 on a CPU, no bias), "sdpa", "reference"; None picks the best that can take the
-        arguments: "cpu", else "sdpa". The environment variable EOKIT_BACKEND replaces None.
+    backend: "cpu" (compiled; float32, bfloat16 or float16 on a CPU), "sdpa", "reference"; None picks the best that can
+        take the arguments: "cpu", else "sdpa". The environment variable EOKIT_BACKEND replaces None.
 
     Returns (..., Lq, H, D) in the dtype of q, stored densely with its dimensions in the memory order of q (as
     `torch.empty_like(q)` is): temporal attention on a transposed view of (B, T, N, H, D) is stored as (B, T, N, H, D).
+    Scores and sums are float32 (float64 for float64 inputs); in bfloat16 some kernels round the weights, as torch does.
     Under torch.autocast q, k and v are cast as for scaled_dot_product_attention. Gradients are deterministic, and the
     compiled backend gives the same bits for any number of threads.
 
@@ -53,30 +56,39 @@ def attention(
     _check_tensors(q, k, v)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q, bias)
+    chosen = _choose(backend, q)
     if chosen == "cpu":
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        return torch.ops.eokit.attention_forward(q, k, v, key_mask, scale)[0]
+        bias_t = None if bias is None else _transposed(bias, q.dim(), (k.shape[-3], q.shape[-3]))
+        return torch.ops.eokit.attention_forward(q, k, v, key_mask, bias_t, scale)[0]
     plain = sdpa.attention if chosen == "sdpa" else reference.attention
     return _stored_like(q, plain(q, k, v, key_mask=key_mask, bias=bias, scale=scale))
 
 
-def _choose(backend: str | None, q: Tensor, bias: Tensor | None) -> str:
+def _choose(backend: str | None, q: Tensor) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced."""
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
-    covered = bias is None and q.dtype == torch.float32 and q.device.type == "cpu"
+    covered = q.dtype in COMPILED_DTYPES and q.device.type == "cpu"
     if backend == "cpu":
         library.require_compiled('backend="cpu"')
         if not covered:
-            given = f"{q.dtype} on {q.device.type}{'' if bias is None else ' with a bias'}"
-            raise ArgumentError(f'backend="cpu" takes float32 on a CPU without bias, found {given}; leave backend out')
+            raise ArgumentError(
+                f'backend="cpu" takes float32, bfloat16 or float16 on a CPU, found {q.dtype} on {q.device.type};'
+                " leave backend out"
+            )
     wanted = backend or library.default_backend()
     if wanted in ("reference", "sdpa"):
         return wanted
     return "cpu" if covered and library.COMPILED else "sdpa"
+
+
+def _transposed(bias: Tensor, dims: int, scores: tuple[int, int]) -> Tensor:
+    """`bias` as the kernels read it: float32, contiguous (..., H, Lk, Lq), 1 where it is shared; `scores`: (Lk, Lq)."""
+    bias = bias[(None,) * (dims - bias.dim())].transpose(-2, -1).float()
+    return bias.expand(*bias.shape[:-2], *scores).contiguous()
 
 
 def _stored_like(q: Tensor, out: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from eokit.ops.attention import reference
 
 
 @torch.library.register_fake("eokit::attention_forward")
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, bias_t: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     lead, (length, heads, _) = q.shape[:-3], q.shape[-3:]
     return torch.empty_like(q), q.new_empty((*lead, heads, length), dtype=torch.float32)
 
@@ -27,38 +29,49 @@ def _fake_backward(
     k: Tensor,
     v: Tensor,
     key_mask: Tensor | None,
+    bias_t: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    with_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), _grad_bias(q, bias_t, with_bias)
+
+
+def _grad_bias(q: Tensor, bias_t: Tensor | None, with_bias: bool) -> Tensor:
+    return torch.empty_like(bias_t) if with_bias and bias_t is not None else q.new_empty(0, dtype=torch.float32)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, key_mask, ctx.scale = inputs
+    q, k, v, key_mask, bias_t, ctx.scale = inputs
     out, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, key_mask, out, lse)
+    ctx.save_for_backward(q, k, v, key_mask, bias_t, out, lse)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, key_mask, out, lse = ctx.saved_tensors
     if grad_out is None:
-        return None, None, None, None, None
-    grads = torch.ops.eokit.attention_backward(grad_out, q, k, v, key_mask, out, lse, ctx.scale)
-    return *grads, None, None
+        return None, None, None, None, None, None
+    with_bias = ctx.needs_input_grad[4]
+    *grads, grad_bias = torch.ops.eokit.attention_backward(grad_out, *ctx.saved_tensors, ctx.scale, with_bias)
+    return *grads, None, grad_bias if with_bias else None, None
 
 
 torch.library.register_autograd("eokit::attention_forward", _backward, setup_context=_setup_context)
 
 
-def _reference_forward(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _reference_forward(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, bias_t: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    bias = None if bias_t is None else bias_t.transpose(-2, -1)
     scores = q.transpose(-3, -2).float() @ k.transpose(-3, -2).float().transpose(-2, -1) * scale
+    if bias is not None:
+        scores = scores + bias
     if key_mask is not None:
         scores = scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
     lse = scores.logsumexp(dim=-1) if k.shape[-3] else scores.new_full(scores.shape[:-1], float("-inf"))
-    out = reference.attention(q, k, v, key_mask=key_mask, bias=None, scale=scale)
+    out = reference.attention(q, k, v, key_mask=key_mask, bias=bias, scale=scale)
     lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # as the kernels store it: exp(s - lse) is then 0
     return torch.empty_like(q).copy_(out), lse.contiguous()
 
@@ -69,15 +82,21 @@ def _reference_backward(
     k: Tensor,
     v: Tensor,
     key_mask: Tensor | None,
+    bias_t: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
+    with_bias: bool,
 ) -> tuple[Tensor, ...]:
+    inputs = [q, k, v, *([bias_t] if with_bias and bias_t is not None else [])]
     with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        again = reference.attention(*leaves, key_mask=key_mask, bias=None, scale=scale)
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        bias = leaves[3] if len(leaves) > 3 else bias_t
+        bias = None if bias is None else bias.transpose(-2, -1)
+        again = reference.attention(*leaves[:3], key_mask=key_mask, bias=bias, scale=scale)
     grads = torch.autograd.grad(again, leaves, grad_out)
-    return tuple(torch.empty_like(x).copy_(grad) for x, grad in zip((q, k, v), grads, strict=True))
+    stored = [torch.empty_like(x).copy_(grad) for x, grad in zip(inputs, grads, strict=True)]
+    return tuple(stored) if with_bias else (*stored, _grad_bias(q, None, False))
 
 
 if not library.COMPILED:

@@ -1,0 +1,144 @@
+// Working memory of the kernels, and rows that go there and come back; included once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "../common/half.h"
+
+namespace eokit {
+namespace {
+
+EOKIT_INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Aligned working memory of one thread, handed out in pieces. Plain malloc: no C++ library code is compiled in here.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats)
+      : base_(static_cast<float*>(std::aligned_alloc(64, round_up(floats * 4 + 64 * 32, 64)))), next_(base_) {
+    if (base_ == nullptr) std::abort();
+  }
+  ~Scratch() { std::free(base_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* take(int64_t floats) {
+    float* piece = next_;
+    next_ += round_up(floats, 16);
+    return piece;
+  }
+
+ private:
+  float* base_;
+  float* next_;
+};
+
+// Rows of one item in memory, and which of them: `index` (null: 0, 1, 2 ...) says where each of `count` is.
+template <class E>
+struct Rows {
+  E* data;
+  int64_t stride;  // from a row to the next
+  int64_t count, dim;
+  const int64_t* index = nullptr;
+  int64_t next = 0;  // from a row to the one that the next item will want, to be prefetched
+
+  EOKIT_INLINE E* at(int64_t row) const { return data + (index ? index[row] : row) * stride; }
+
+  // Asks for the next item's part of a row. The rows of an item are too far apart for the hardware to foresee, but the
+  // next item's are mostly one head further; where they are not, a useless request costs next to nothing.
+  EOKIT_INLINE void prefetch(int64_t row) const {
+    const E* wanted = at(row) + next;
+    for (int64_t d = 0; next != 0 && d < dim; d += 64 / static_cast<int64_t>(sizeof(E)))
+      __builtin_prefetch(wanted + d, 0, 2);
+  }
+};
+
+// The first `count` < V::kWidth elements of a row, zeros behind them.
+template <class V, class E>
+EOKIT_INLINE typename V::Reg load_first(const E* from, int count) {
+  if constexpr (sizeof(E) == sizeof(float)) {
+    return V::load_first(from, count);
+  } else {
+    E all[V::kWidth] = {};
+    for (int i = 0; i < count; ++i) all[i] = from[i];
+    return V::load(all);
+  }
+}
+
+template <class V, class E>
+EOKIT_INLINE void store_first(E* to, typename V::Reg r, int count) {
+  if constexpr (sizeof(E) == sizeof(float)) {
+    V::store_first(to, r, count);
+  } else {
+    E all[V::kWidth];
+    V::store(all, r);
+    for (int i = 0; i < count; ++i) to[i] = all[i];
+  }
+}
+
+// dst[r][0..width) = row r as floats, zeros behind it.
+template <class V, class E>
+void pack_floats(const Rows<E>& rows, float* dst, int64_t width) {
+  const int64_t whole = rows.dim / V::kWidth * V::kWidth;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const E* from = rows.at(r);
+    float* to = dst + r * width;
+    rows.prefetch(r);
+    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::load(from + d));
+    if (whole < rows.dim) V::store(to + whole, load_first<V>(from + whole, static_cast<int>(rows.dim - whole)));
+  }
+}
+
+// dst[d][0..panel) = word d of every row, zeros beyond the last one. Words of 32 bits, whatever they hold.
+template <class V>
+void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
+  for (int64_t r = 0; r < panel; r += V::kWidth) {
+    const int64_t left = rows.count - r < V::kWidth ? rows.count - r : V::kWidth;
+    for (int64_t i = r; i < r + left; ++i) rows.prefetch(i);
+    for (int64_t d = 0; d < rows.dim; d += V::kWidth) {
+      const int64_t columns = rows.dim - d < V::kWidth ? rows.dim - d : V::kWidth;
+      V::transpose(rows.data + r * rows.stride + d, rows.stride, static_cast<int>(left), static_cast<int>(columns),
+                   dst + d * panel + r, panel);
+    }
+  }
+}
+
+// Row r = factor(r) * src[r][0..dim).
+template <class V, class E, class Factor>
+EOKIT_INLINE void unpack(const float* src, int64_t width, const Factor& factor, const Rows<E>& rows) {
+  const int64_t whole = rows.dim / V::kWidth * V::kWidth;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const typename V::Reg scale = V::set(factor(r));
+    const float* from = src + r * width;
+    E* to = rows.at(r);
+    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
+    if (whole < rows.dim)
+      store_first<V>(to + whole, V::mul(scale, V::load(from + whole)), static_cast<int>(rows.dim - whole));
+  }
+}
+
+template <class E>
+EOKIT_INLINE void zero(const Rows<E>& rows) {
+  for (int64_t r = 0; r < rows.count; ++r)
+    for (int64_t d = 0; d < rows.dim; ++d) from_float(0.0f, rows.at(r) + d);
+}
+
+// result[r] = sum over d of a[r][d] b[r][d].
+template <class V, class E>
+void dot_rows(const Rows<E>& a, const Rows<E>& b, float* result) {
+  const int64_t whole = a.dim / V::kWidth * V::kWidth;
+  const int rest = static_cast<int>(a.dim - whole);
+  for (int64_t r = 0; r < a.count; ++r) {
+    const E *x = a.at(r), *y = b.at(r);
+    typename V::Reg sum = V::zero();
+    for (int64_t d = 0; d < whole; d += V::kWidth) sum = V::fma(V::load(x + d), V::load(y + d), sum);
+    if (rest) sum = V::fma(load_first<V>(x + whole, rest), load_first<V>(y + whole, rest), sum);
+    float part[V::kWidth];
+    V::store(part, sum);
+    for (int half = V::kWidth / 2; half > 0; half /= 2)
+      for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
+    result[r] = part[0];
+  }
+}
+
+}  // namespace
+}  // namespace eokit
