@@ -24,7 +24,8 @@ SCHEMAS = {
     "attention_forward": "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, float scale) -> "
     "(Tensor out, Tensor lse)",
     "attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, "
-    "Tensor out, Tensor lse, float scale, bool with_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias_t)",
+    "Tensor out, Tensor lse, float scale, bool with_bias) -> "
+    "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias_t)",
 }
 
 
