@@ -5,5 +5,6 @@ One folder an op: `__init__.py` holds the public function and its contract, `ref
 
 from eokit.ops.attention import attention
 from eokit.ops.library import Backend, backends
+from eokit.ops.losses import dino_cross_entropy, info_nce, mil_nce
 
-__all__ = ["Backend", "attention", "backends"]
+__all__ = ["Backend", "attention", "backends", "dino_cross_entropy", "info_nce", "mil_nce"]

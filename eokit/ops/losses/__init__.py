@@ -1,0 +1,124 @@
+"""Contrastive losses whose logits are never all in memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from eokit.errors import ArgumentError
+from eokit.ops import library
+from eokit.ops.losses import reference, streamed
+
+__all__ = ["dino_cross_entropy", "info_nce", "mil_nce"]
+
+
+def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperature: float = 0.1) -> Tensor:
+    """Mean over rows i with positives P(i) of: log sum_j exp(s_ij) - mean over P(i) of s_ij, s = a b^T / temperature.
+
+    a: (N, D), b: (M, D), features, normalised by the caller if cosines are meant. positives: bool (N, M); without it
+    P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
+    "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
+
+    Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64). Returns a scalar, 0 where no row has
+    positives. Raises ArgumentError naming the wrong argument.
+    """
+    _check_features("a", a, "b", b)
+    _check_temperature("temperature", temperature)
+    if positives is None and len(a) != len(b):
+        raise ArgumentError(f"b has {len(b)} rows, expected the {len(a)} of a; or give positives")
+    if positives is not None and (positives.dtype != torch.bool or positives.shape != (len(a), len(b))):
+        raise ArgumentError(
+            f"positives is {positives.dtype} {tuple(positives.shape)}, expected torch.bool {(len(a), len(b))}"
+        )
+    a, b = _wide(a), _wide(b)
+    if library.default_backend() == "reference":
+        matrix = torch.eye(len(a), dtype=torch.bool, device=a.device) if positives is None else positives
+        return reference.info_nce(a, b, matrix, temperature=temperature)
+    group = torch.arange(len(a), device=a.device) if positives is None else None
+    losses, _, count = streamed.nce_forward(a, b, positives, group, group, None, None, temperature, False)
+    return losses.sum() / (count > 0).sum().clamp(min=1)
+
+
+def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, temperature: float = 0.1) -> Tensor:
+    """Mean over rows with positives of: log sum over candidates of exp(s_ij) - log sum over positives of exp(s_ij).
+
+    features: (N, D), compared with themselves: s = features features^T / temperature. block: int (N,); the candidates
+    of row i are all j with another block (without it: all but i itself). group: int (N,); positives are the candidates
+    of the same group. AnySat: group = the patch, block = sample and modality. MIL-NCE: Miech et al. 2020 (arXiv
+    1912.06430).
+
+    Memory, precision, errors and the result as for `info_nce`.
+    """
+    _check_features("features", features, "features", features)
+    _check_temperature("temperature", temperature)
+    block = torch.arange(len(features), device=features.device) if block is None else block
+    for name, ids in (("group", group), ("block", block)):
+        if ids.is_floating_point() or ids.shape != (len(features),):
+            raise ArgumentError(f"{name} is {ids.dtype} {tuple(ids.shape)}, expected integers {(len(features),)}")
+    a = _wide(features)
+    if library.default_backend() == "reference":
+        return reference.mil_nce(a, group, block, temperature=temperature)
+    losses, _, near = streamed.nce_forward(a, a, None, group, group, block, block, temperature, True)
+    return losses.sum() / (near > -math.inf).sum().clamp(min=1)
+
+
+def dino_cross_entropy(
+    student: Tensor,
+    prototypes: Tensor,
+    teacher: Tensor,
+    teacher_prototypes: Tensor,
+    *,
+    center: Tensor | None = None,
+    temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """Mean over rows of -sum_k p_k log softmax(s / temperature)_k, p = softmax((t - center) / teacher_temperature).
+
+    student: (N, D) and teacher: (N, E), features of the same N views; prototypes: (K, D), teacher_prototypes: (K, E);
+    the logits s and t are features prototypes^T. center: (K,), 0 unless told. No gradient goes to the teacher's
+    arguments. DINO: Caron et al. 2021 (arXiv 2104.14294), its temperatures the defaults.
+
+    Memory: O(N + K) beside the inputs. Precision, errors and the result as for `info_nce`.
+    """
+    _check_features("student", student, "prototypes", prototypes)
+    _check_features("teacher", teacher, "teacher_prototypes", teacher_prototypes)
+    if len(teacher) != len(student):
+        raise ArgumentError(f"teacher has {len(teacher)} rows, expected the {len(student)} of student")
+    if len(teacher_prototypes) != len(prototypes) or not len(prototypes):
+        found = f"prototypes has {len(prototypes)} rows and teacher_prototypes {len(teacher_prototypes)}"
+        raise ArgumentError(f"{found}, expected the same number, not 0")
+    if center is not None and center.shape != (len(prototypes),):
+        raise ArgumentError(f"center has shape {tuple(center.shape)}, expected {(len(prototypes),)}")
+    _check_temperature("temperature", temperature)
+    _check_temperature("teacher_temperature", teacher_temperature)
+    student, prototypes = _wide(student), _wide(prototypes)
+    teacher, teacher_prototypes = (x.detach().to(student.dtype) for x in (teacher, teacher_prototypes))
+    center = student.new_zeros(len(prototypes)) if center is None else center.detach().to(student.dtype)
+    given = (student, prototypes, teacher, teacher_prototypes, center)
+    if library.default_backend() == "reference":
+        return reference.dino_cross_entropy(*given, temperature=temperature, teacher_temperature=teacher_temperature)
+    return streamed.dino_forward(*given, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float32 or float64; autocast does not reach inside."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    for label, one in ((name, x), (other_name, other)):
+        if one.dim() != 2 or not one.is_floating_point():
+            raise ArgumentError(f"{label} is {one.dtype} {tuple(one.shape)}, expected floating features (rows, D)")
+    if other.shape[1] != x.shape[1]:
+        raise ArgumentError(f"{other_name} has {other.shape[1]} features, expected the {x.shape[1]} of {name}")
+    if other.dtype != x.dtype or other.device != x.device:
+        raise ArgumentError(
+            f"{other_name} is {other.dtype} on {other.device}, expected {x.dtype} on {x.device} as {name}"
+        )
+
+
+def _check_temperature(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentError(f"{name} is {value}, expected a number above 0")
