@@ -11,6 +11,27 @@ STABLE_TORCH_LIBRARY(eokit, m) {
   m.def(
       "attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, Tensor out, "
       "Tensor lse, float scale, bool with_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias_t)");
+  // index: int64 (B, K), each of 0..length once at most -> int64 (B, length): where it is in index, -1 if nowhere.
+  m.def("invert_index(Tensor index, int length) -> Tensor");
+  // source: (B, S, D). map: int64 (B, R); a negative row is fill (D) or 0. positions: (P, D) or (B, P, D), added: that of
+  // the row of the source, or of the output if by_output, modulo P. back: int64 (B, S), the way back, which only the
+  // gradient takes. -> (B, R, D).
+  m.def(
+      "map_rows(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor");
+  // rows: (B, R, D). map: int64 (B, R) -> float32 (D): the sum of the rows whose map is negative.
+  m.def("sum_unmapped(Tensor rows, Tensor map) -> Tensor");
+  // x: (P, T, D). queries: (H, D). bias: (S, T, H). positions: (S, T, D / H), all three float32. mask: bool (P, T).
+  m.def(
+      "pool_forward(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> (Tensor out, Tensor lse)");
+  m.def(
+      "pool_backward(Tensor grad_out, Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask, Tensor lse) "
+      "-> (Tensor grad_x, Tensor grad_queries, Tensor grad_bias)");
+  // z: (R, C). weight, bias: float32 (C).
+  m.def("norm_relu(Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> Tensor");
+  m.def("norm_relu_(Tensor(a!) z, Tensor weight, Tensor bias, int groups, float epsilon) -> ()");
+  m.def(
+      "norm_relu_backward(Tensor grad_out, Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> "
+      "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)");
   // For tests and diagnosis: which CPU kernels run from now on, in every thread.
   m.def("select_instruction_set(str name) -> str");
 }

@@ -1,50 +1,13 @@
 // The CPU implementation of eokit::attention_*: torch tensors become views, and the best kernels of this CPU run on them.
-#include "attention.h"
-
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <optional>
-#include <string>
 #include <tuple>
-#include <vector>
+
+#include "tensors.h"
 
 namespace eokit {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// The best, unless the environment variable EOKIT_INSTRUCTION_SET names another that this CPU has.
-InstructionSet preferred_instruction_set() {
-  const char* wanted = std::getenv("EOKIT_INSTRUCTION_SET");
-  for (InstructionSet set : kInstructionSets)
-    if (wanted && std::string(wanted) == kInstructionSetNames[static_cast<int>(set)] && runs(set)) return set;
-  return best_instruction_set();
-}
-
-std::atomic<InstructionSet> chosen{preferred_instruction_set()};
-
-const AttentionKernels& kernels() {
-#ifdef EOKIT_X86
-  if (chosen == InstructionSet::kAvx512 || chosen == InstructionSet::kAvx512Bf16) return kAttentionAvx512;
-  if (chosen == InstructionSet::kAvx2) return kAttentionAvx2;
-#endif
-  return kAttentionPortable;
-}
-
-const KernelPair<float>& kernels_of(float) { return kernels().f32; }
-const KernelPair<Float16>& kernels_of(Float16) { return kernels().f16; }
-const KernelPair<BFloat16>& kernels_of(BFloat16) {
-#ifdef EOKIT_X86
-  if (chosen == InstructionSet::kAvx512Bf16) return kAttentionAvx512Bf16;
-#endif
-  return kernels().bf16;
-}
 
 int64_t last(const Tensor& x) { return x.dim() - 1; }
 
@@ -62,11 +25,11 @@ Sequences<T> sequences(const Tensor& x, T* data) {
 
 template <class E>
 Sequences<const E> input(const Tensor& x) {
-  return sequences(x, static_cast<const E*>(x.const_data_ptr()));
+  return sequences(x, data<E>(x));
 }
 template <class E>
 Sequences<E> output(Tensor& x) {
-  return sequences(x, static_cast<E*>(x.mutable_data_ptr()));
+  return sequences(x, data<E>(x));
 }
 
 KeyMask key_mask(const std::optional<Tensor>& mask) {
@@ -147,42 +110,6 @@ void spread(const AttentionShape& shape, const Kernel& kernel) {
   torch::stable::parallel_for(0, items_of(shape), std::max<int64_t>(1, 500000 / work), kernel);
 }
 
-// Spreads the items over `parts` of equal length, of which each adds to a gradient of the bias of its own. The parts do
-// not depend on the threads and are summed in order, so neither does the result.
-template <class E>
-void spread_and_sum(const AttentionBackward<E>& call, const KernelPair<E>& kernels, float* grad_bias, int64_t size,
-                    int64_t parts) {
-  const int64_t items = items_of(call.shape);
-  std::vector<float> sums(parts * size);
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      AttentionBackward<E> mine = call;
-      mine.grad_bias.data = sums.data() + part * size;
-      kernels.backward(mine, part * items / parts, (part + 1) * items / parts);
-    }
-  });
-  torch::stable::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      grad_bias[i] = 0.0f;
-      for (int64_t part = 0; part < parts; ++part) grad_bias[i] += sums[part * size + i];
-    }
-  });
-}
-
-// Enough for the threads of a large machine, within 64 MiB of sums.
-constexpr int64_t kMostParts = 64, kMostSums = int64_t{1} << 24;
-
-// Calls `work` with an element of the kind that x holds.
-template <class Work>
-void with_elements_of(const Tensor& x, const Work& work) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return work(float{});
-    case ScalarType::BFloat16: return work(BFloat16{});
-    case ScalarType::Half: return work(Float16{});
-    default: STD_TORCH_CHECK(false, "q: expected float32, bfloat16 or float16");
-  }
-}
-
 std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask,
                                              std::optional<Tensor> bias_t, double scale) {
   const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
@@ -192,7 +119,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
   Tensor lse = torch::stable::new_empty(q, lse_shape, ScalarType::Float);
   if (lse.numel() == 0) return {out, lse};
 
-  with_elements_of(q, [&](auto element) {
+  with_elements_of(q, "q", [&](auto element) {
     using E = decltype(element);
     AttentionForward<E> call;
     call.shape = shape;
@@ -201,7 +128,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
     call.bias = bias_input(bias_t);
     call.out = output<E>(out);
     call.lse = lse.mutable_data_ptr<float>();
-    const auto run = kernels_of(element).forward;
+    const auto run = attention_kernels_of(element).forward;
     spread(shape, [&](int64_t begin, int64_t end) { run(call, begin, end); });
   });
   return {out, lse};
@@ -225,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
   if (with_bias) torch::stable::zero_(grad_bias_t);
   if (grad_k.numel() == 0 && grad_q.numel() == 0) return {grad_q, grad_k, grad_v, grad_bias_t};
 
-  with_elements_of(q, [&](auto element) {
+  with_elements_of(q, "q", [&](auto element) {
     using E = decltype(element);
     AttentionBackward<E> call;
     call.shape = shape;
@@ -235,30 +162,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
     call.bias = bias_input(bias_t);
     call.lse = lse.const_data_ptr<float>();
     call.grad_q = output<E>(grad_q), call.grad_k = output<E>(grad_k), call.grad_v = output<E>(grad_v);
-    const KernelPair<E>& kernels = kernels_of(element);
-    float* grad_bias = with_bias ? grad_bias_t.mutable_data_ptr<float>() : nullptr;
-    if (with_bias) call.grad_bias = bias_view(grad_bias_t, grad_bias);
+    const KernelPair<E>& kernels = attention_kernels_of(element);
     const int64_t items = items_of(shape), size = grad_bias_t.numel();
-    const bool shared = size < items * shape.keys * shape.queries;
-    if (with_bias && shared)
-      spread_and_sum(call, kernels, grad_bias, size, std::clamp<int64_t>(kMostSums / size, 1, std::min(items, kMostParts)));
+    if (with_bias) call.grad_bias = bias_view(grad_bias_t, grad_bias_t.mutable_data_ptr<float>());
+    if (with_bias && size < items * shape.keys * shape.queries)  // shared
+      sum_in_parts(items, size, call.grad_bias.data, [&](float* sums, int64_t begin, int64_t end) {
+        AttentionBackward<E> mine = call;
+        mine.grad_bias.data = sums;
+        kernels.backward(mine, begin, end);
+      });
     else
       spread(shape, [&](int64_t begin, int64_t end) { kernels.backward(call, begin, end); });
   });
   return {grad_q, grad_k, grad_v, grad_bias_t};
-}
-
-// "auto" goes back to the preferred one; "" only asks. Returns the one in use.
-std::string select_instruction_set(std::string name) {
-  if (name == "auto") chosen = preferred_instruction_set();
-  for (InstructionSet set : kInstructionSets)
-    if (name == kInstructionSetNames[static_cast<int>(set)]) {
-      STD_TORCH_CHECK(runs(set), "this CPU has no ", name);
-      chosen = set;
-      name = "";
-    }
-  STD_TORCH_CHECK(name.empty() || name == "auto", "unknown instruction set ", name);
-  return kInstructionSetNames[static_cast<int>(chosen.load())];
 }
 
 }  // namespace
@@ -266,10 +182,6 @@ std::string select_instruction_set(std::string name) {
 STABLE_TORCH_LIBRARY_IMPL(eokit, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&attention_forward));
   m.impl("attention_backward", TORCH_BOX(&attention_backward));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(eokit, CompositeExplicitAutograd, m) {
-  m.impl("select_instruction_set", TORCH_BOX(&select_instruction_set));
 }
 
 }  // namespace eokit

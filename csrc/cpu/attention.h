@@ -2,7 +2,6 @@
 #pragma once
 
 #include "../common/half.h"
-#include "instruction_set.h"
 
 namespace eokit {
 
@@ -52,12 +51,5 @@ struct AttentionKernels {
   KernelPair<BFloat16> bf16;
   KernelPair<Float16> f16;
 };
-
-#ifdef EOKIT_X86
-extern const KernelPair<BFloat16> kAttentionAvx512Bf16;  // the other types go as in kAttentionAvx512
-extern const AttentionKernels kAttentionAvx512;
-extern const AttentionKernels kAttentionAvx2;
-#endif
-extern const AttentionKernels kAttentionPortable;
 
 }  // namespace eokit

@@ -20,6 +20,7 @@
 
 #include "../common/math.h"
 #include "attention.h"
+#include "lanes.h"
 #include "operands.h"
 
 namespace eokit {

@@ -122,23 +122,5 @@ EOKIT_INLINE void zero(const Rows<E>& rows) {
     for (int64_t d = 0; d < rows.dim; ++d) from_float(0.0f, rows.at(r) + d);
 }
 
-// result[r] = sum over d of a[r][d] b[r][d].
-template <class V, class E>
-void dot_rows(const Rows<E>& a, const Rows<E>& b, float* result) {
-  const int64_t whole = a.dim / V::kWidth * V::kWidth;
-  const int rest = static_cast<int>(a.dim - whole);
-  for (int64_t r = 0; r < a.count; ++r) {
-    const E *x = a.at(r), *y = b.at(r);
-    typename V::Reg sum = V::zero();
-    for (int64_t d = 0; d < whole; d += V::kWidth) sum = V::fma(V::load(x + d), V::load(y + d), sum);
-    if (rest) sum = V::fma(load_first<V>(x + whole, rest), load_first<V>(y + whole, rest), sum);
-    float part[V::kWidth];
-    V::store(part, sum);
-    for (int half = V::kWidth / 2; half > 0; half /= 2)
-      for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
-    result[r] = part[0];
-  }
-}
-
 }  // namespace
 }  // namespace eokit

@@ -47,6 +47,9 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
+    return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), a);
+  }
   EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   // a * 2^n for integer n in -126..127.

@@ -47,6 +47,9 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), a);
+  }
   EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
 

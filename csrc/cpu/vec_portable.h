@@ -45,6 +45,8 @@ struct VecPortable {
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
 
+  EOKIT_INLINE static Reg where_positive(Reg test, Reg a) { return test > zero() ? a : zero(); }  // 0 elsewhere
+
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
   EOKIT_INLINE static Reg round(Reg a) { return (a + set(12582912.0f)) - set(12582912.0f); }
   // a * 2^n for integer n in -126..127.

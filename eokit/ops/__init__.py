@@ -4,7 +4,18 @@ One folder an op: `__init__.py` holds the public function and its contract, `ref
 """
 
 from eokit.ops.attention import attention
-from eokit.ops.library import Backend, backends
+from eokit.ops.library import Backend, backends, use_backend
 from eokit.ops.losses import dino_cross_entropy, info_nce, mil_nce
+from eokit.ops.tokens import gather_tokens, scatter_tokens
 
-__all__ = ["Backend", "attention", "backends", "dino_cross_entropy", "info_nce", "mil_nce"]
+__all__ = [
+    "Backend",
+    "attention",
+    "backends",
+    "dino_cross_entropy",
+    "gather_tokens",
+    "info_nce",
+    "mil_nce",
+    "scatter_tokens",
+    "use_backend",
+]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +29,17 @@ SCHEMAS = {
     "attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor? bias_t, "
     "Tensor out, Tensor lse, float scale, bool with_bias) -> "
     "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias_t)",
+    "invert_index": "(Tensor index, int length) -> Tensor",
+    "map_rows": "(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor",
+    "sum_unmapped": "(Tensor rows, Tensor map) -> Tensor",
+    "pool_forward": "(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> "
+    "(Tensor out, Tensor lse)",
+    "pool_backward": "(Tensor grad_out, Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask, "
+    "Tensor lse) -> (Tensor grad_x, Tensor grad_queries, Tensor grad_bias)",
+    "norm_relu": "(Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> Tensor",
+    "norm_relu_": "(Tensor(a!) z, Tensor weight, Tensor bias, int groups, float epsilon) -> ()",
+    "norm_relu_backward": "(Tensor grad_out, Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> "
+    "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)",
 }
 
 
@@ -56,6 +70,32 @@ def default_backend() -> str | None:
     if _REQUESTED == "cpu":
         require_compiled("EOKIT_BACKEND=cpu")
     return _REQUESTED
+
+
+COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def runs_compiled(x: torch.Tensor) -> bool:
+    """Whether compiled CPU kernels take tensors like x, and neither EOKIT_BACKEND nor `use_backend` says otherwise."""
+    covered = x.dtype in COMPILED_DTYPES and x.device.type == "cpu"
+    return COMPILED and covered and default_backend() in (None, "cpu")
+
+
+def fall_back(name: str, implementation: Callable[..., Any]) -> None:
+    """Let the op `eokit::name` run `implementation`, plain torch, where there is no kernel of ours."""
+    torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", implementation)
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Let every op run on the backend `name` within the block, None: the best; what EOKIT_BACKEND says is put aside."""
+    global _REQUESTED
+    before, _REQUESTED = _REQUESTED, name
+    try:
+        default_backend()
+        yield
+    finally:
+        _REQUESTED = before
 
 
 def require_compiled(wanted_by: str) -> None:

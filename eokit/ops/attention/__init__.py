@@ -14,8 +14,6 @@ from eokit.ops.attention import autograd, reference, sdpa  # noqa: F401  (autogr
 
 __all__ = ["attention"]
 
-COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 def attention(
     q: Tensor,
@@ -71,7 +69,7 @@ def _choose(backend: str | None, q: Tensor) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced."""
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
-    covered = q.dtype in COMPILED_DTYPES and q.device.type == "cpu"
+    covered = q.dtype in library.COMPILED_DTYPES and q.device.type == "cpu"
     if backend == "cpu":
         library.require_compiled('backend="cpu"')
         if not covered:

@@ -99,6 +99,5 @@ def _reference_backward(
     return tuple(stored) if with_bias else (*stored, _grad_bias(q, None, False))
 
 
-if not library.COMPILED:
-    torch.library.impl("eokit::attention_forward", "default", _reference_forward)
-    torch.library.impl("eokit::attention_backward", "default", _reference_backward)
+library.fall_back("attention_forward", _reference_forward)
+library.fall_back("attention_backward", _reference_backward)

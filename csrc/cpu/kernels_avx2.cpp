@@ -1,11 +1,11 @@
-// The attention kernels for CPUs with avx2,fma,f16c; only called where cpuid says so.
+// The kernels for CPUs with avx2,fma,f16c; only called where cpuid says so.
 // Everything that is shared with other translation units comes before the switch.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
 
-#include "attention.h"
+#include "kernels.h"
 
 #ifdef EOKIT_X86
 #ifdef __clang__
@@ -15,10 +15,13 @@
 #endif
 
 #include "attention_kernel.h"
+#include "norm_kernel.h"
+#include "pool_kernel.h"
+#include "tokens_kernel.h"
 #include "vec_avx2.h"
 
 namespace eokit {
-const AttentionKernels kAttentionAvx2 = attention_kernels<VecAvx2>();
+const Kernels kAvx2 = {attention_kernels<VecAvx2>(), token_kernels<VecAvx2>(), pool_kernels<VecAvx2>(), norm_kernels<VecAvx2>()};
 }
 
 #ifdef __clang__

@@ -1,11 +1,11 @@
-// The bfloat16 kernels for CPUs with avx512bf16 as well; only called where cpuid says so.
+// The bfloat16 kernels of attention for CPUs with avx512bf16 as well; only called where cpuid says so.
 // Everything that is shared with other translation units comes before the switch.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
 
-#include "attention.h"
+#include "kernels.h"
 
 #ifdef EOKIT_X86
 #ifdef __clang__

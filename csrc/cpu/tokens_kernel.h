@@ -1,0 +1,71 @@
+// Rows of tokens that are picked, filled in and given their positions in one pass; included once per instruction set.
+#pragma once
+
+#include "packing.h"
+#include "tokens.h"
+
+namespace eokit {
+namespace {
+
+template <class V, class E>
+EOKIT_INLINE void copy_row(const E* from, int64_t dim, E* to) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= dim; d += V::kWidth) V::store(to + d, V::load(from + d));
+  for (; d < dim; ++d) to[d] = from[d];
+}
+
+template <class V, class E>
+EOKIT_INLINE void add_rows(const E* a, const E* b, int64_t dim, E* to) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= dim; d += V::kWidth) V::store(to + d, V::add(V::load(a + d), V::load(b + d)));
+  for (; d < dim; ++d) from_float(to_float(a[d]) + to_float(b[d]), to + d);
+}
+
+template <class V, class E>
+void map_rows(const MapRows<E>& call, int64_t begin, int64_t end) {
+  constexpr int64_t kAhead = 4;  // rows of the source that are asked for early: they lie anywhere
+  const int64_t dim = call.dim;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t b = i / call.rows, r = i % call.rows, from = call.map[i];
+    const E* row = from < 0 ? call.fill : call.source + b * call.source_batch + from * call.source_row;
+    if (i + kAhead < end && r + kAhead < call.rows && call.map[i + kAhead] >= 0) {
+      const E* later = call.source + b * call.source_batch + call.map[i + kAhead] * call.source_row;
+      for (int64_t d = 0; d < dim; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(later + d, 0, 2);
+    }
+    E* to = call.out + i * dim;
+    const int64_t place = (call.by_output ? r : from) % call.positions_rows;
+    const E* position =
+        call.positions && place >= 0 ? call.positions + b * call.positions_batch + place * dim : nullptr;
+    if (row && position)
+      add_rows<V>(row, position, dim, to);
+    else if (row || position)
+      copy_row<V>(row ? row : position, dim, to);
+    else
+      for (int64_t d = 0; d < dim; ++d) from_float(0.0f, to + d);
+  }
+}
+
+template <class V, class E>
+void sum_unmapped(const SumUnmapped<E>& call, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    if (call.map[i] >= 0) continue;
+    const E* row = call.rows + i * call.dim;
+    int64_t d = 0;
+    for (; d + V::kWidth <= call.dim; d += V::kWidth)
+      V::store(call.sums + d, V::add(V::load(call.sums + d), V::load(row + d)));
+    for (; d < call.dim; ++d) call.sums[d] += to_float(row[d]);
+  }
+}
+
+template <class V, class E>
+constexpr TokenKernelsOf<E> token_kernels_of() {
+  return {map_rows<V, E>, sum_unmapped<V, E>};
+}
+
+template <class V>
+constexpr TokenKernels token_kernels() {
+  return {token_kernels_of<V, float>(), token_kernels_of<V, BFloat16>(), token_kernels_of<V, Float16>()};
+}
+
+}  // namespace
+}  // namespace eokit

@@ -1,0 +1,149 @@
+"""Tokens that are picked out of a grid, and put back into it: what masked pretraining does with every batch."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from eokit.errors import ArgumentError
+from eokit.ops import library
+from eokit.ops.tokens import autograd, reference  # noqa: F401  (autograd registers the ops)
+
+__all__ = ["gather_tokens", "scatter_tokens"]
+
+
+def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None = None, *, offsets: Tensor | None = None) -> Tensor:
+    """The tokens index[b] of every sample b, each with its position added: x[b, index[b, k]] + pos[index[b, k]].
+
+    x: (B, L, D), a contiguous last dimension. index: int (B, K), no token twice in a sample.
+    pos: (L, D), shared, or (B, L, D); rounded to the dtype of x.
+    offsets: int (B + 1,), for a different number of tokens per sample: index is then (N,), and sample b has
+        offsets[b] to offsets[b + 1] of it.
+
+    Returns (B, K, D), or (N, D) with offsets, in the dtype of x. One pass forward and one back; gradients for x and
+    pos, deterministic. float32, bfloat16 and float16 on a CPU are compiled, everything else is plain torch.
+
+    Raises ArgumentError naming the wrong argument; an index out of range or repeated is found on a CPU always,
+    elsewhere with EOKIT_CHECK=1.
+    """
+    _check_tokens("x", x)
+    batch, length, dim = x.shape
+    _check_positions(pos, x, batch, length)
+    if offsets is None:
+        index = _checked_index(index, (batch, None))
+    else:
+        index = _across(_checked_index(index, (None,)), offsets, batch, length)
+        x = x.reshape(1, batch * length, dim)
+        pos = pos.reshape(1, batch * length, dim) if pos is not None and pos.dim() == 3 else pos
+    pos = None if pos is None else pos.to(x.dtype).contiguous()
+    inverse = _inverse(index, x.shape[1])
+    out = _map_rows(x, index, inverse, None, pos, by_output=False)
+    return out if offsets is None else out[0]
+
+
+def scatter_tokens(
+    visible: Tensor,
+    index: Tensor,
+    length: int,
+    mask_token: Tensor,
+    pos: Tensor | None = None,
+    *,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """The grid of every sample b: visible[b, k] at index[b, k], mask_token elsewhere, positions added everywhere.
+
+    visible: (B, K, D), or (N, D) with offsets, a contiguous last dimension. index, offsets: as for `gather_tokens`.
+    mask_token: (D,). pos: (length, D) or (B, length, D). mask_token and pos are rounded to the dtype of visible.
+
+    Returns (B, length, D). Gradients for visible, mask_token and pos; otherwise as `gather_tokens`.
+    """
+    if length < 0:
+        raise ArgumentError(f"length is {length}, expected 0 or more")
+    if offsets is None:
+        _check_tokens("visible", visible)
+        batch, count, dim = visible.shape
+        index = _checked_index(index, (batch, count))
+    else:
+        if visible.dim() != 2:
+            raise ArgumentError(f"visible has shape {tuple(visible.shape)}, expected (N, D) to go with offsets")
+        _check_tokens("visible", visible[None])
+        batch, dim = len(offsets) - 1, visible.shape[-1]
+        index = _across(_checked_index(index, (len(visible),)), offsets, batch, length)
+        visible = visible[None]
+    if mask_token.shape != (dim,) or not mask_token.is_floating_point():
+        raise ArgumentError(f"mask_token is {mask_token.dtype} {tuple(mask_token.shape)}, expected floating ({dim},)")
+    _check_positions(pos, visible, batch, length)
+    if offsets is not None and pos is not None and pos.dim() == 3:
+        pos = pos.reshape(1, batch * length, dim)
+    pos = None if pos is None else pos.to(visible.dtype).contiguous()
+    inverse = _inverse(index, length if offsets is None else batch * length)
+    mask_token = mask_token.to(visible.dtype).contiguous()
+    out = _map_rows(visible, inverse, index, mask_token, pos, by_output=True)
+    return out if offsets is None else out.view(batch, length, dim)
+
+
+def _map_rows(
+    x: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, pos: Tensor | None, *, by_output: bool
+) -> Tensor:
+    if library.runs_compiled(x) or (library.default_backend() is None and x.device.type != "cpu"):
+        return torch.ops.eokit.map_rows(x, map, back, fill, pos, by_output)
+    return reference.map_rows(x, map, fill, pos, by_output)
+
+
+def _inverse(index: Tensor, length: int) -> Tensor:
+    """The way back, the index checked on the way."""
+    on_cpu = index.device.type == "cpu"
+    if on_cpu and library.COMPILED:
+        try:
+            return torch.ops.eokit.invert_index(index, length)
+        except RuntimeError as error:
+            raise ArgumentError(str(error).splitlines()[0]) from None
+    if (on_cpu or os.environ.get("EOKIT_CHECK") == "1") and index.numel():
+        ends = int(index.min()), int(index.max())
+        if ends[0] < 0 or ends[1] >= length:
+            raise ArgumentError(f"index: {ends[0]} to {ends[1]} is outside 0..{length - 1}")
+        if (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
+            raise ArgumentError("index: a token comes twice in one row")
+    return torch.ops.eokit.invert_index(index, length)
+
+
+def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
+    """The ragged index (N,) as one (1, N) over the tokens of all samples."""
+    if offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) != batch + 1:
+        raise ArgumentError(f"offsets is {offsets.dtype} {tuple(offsets.shape)}, expected integers ({batch + 1},)")
+    counts = offsets.diff()
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(index) or bool((counts < 0).any()):
+        raise ArgumentError(f"offsets are {offsets.tolist()}, expected them to rise from 0 to {len(index)}")
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= length):
+        raise ArgumentError(f"index: {int(index.min())} to {int(index.max())} is outside 0..{length - 1}")
+    samples = torch.arange(batch, device=index.device).repeat_interleave(counts.to(index.device))
+    return (index + samples * length)[None]
+
+
+def _check_tokens(name: str, x: Tensor) -> None:
+    if x.dim() != 3 or not x.is_floating_point():
+        raise ArgumentError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating tokens (B, L, D)")
+    if x.numel() and x.shape[-1] > 1 and x.stride(-1) != 1:
+        raise ArgumentError(f"{name} has strides {x.stride()}, expected a contiguous last dimension")
+
+
+def _checked_index(index: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    expected = tuple("N" if n is None else n for n in shape)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ArgumentError(f"index is {index.dtype}, expected integers")
+    if index.dim() != len(shape) or any(n not in (None, m) for n, m in zip(shape, index.shape, strict=True)):
+        raise ArgumentError(f"index has shape {tuple(index.shape)}, expected ({', '.join(map(str, expected))})")
+    return index.long().contiguous()
+
+
+def _check_positions(pos: Tensor | None, x: Tensor, batch: int, length: int) -> None:
+    if pos is None:
+        return
+    dim = x.shape[-1]
+    if pos.shape not in ((length, dim), (batch, length, dim)) or not pos.is_floating_point():
+        found = f"{pos.dtype} {tuple(pos.shape)}"
+        raise ArgumentError(f"pos is {found}, expected floating {(length, dim)} or {(batch, length, dim)}")
+    if pos.device != x.device:
+        raise ArgumentError(f"pos is on {pos.device}, expected {x.device}")

@@ -1,0 +1,68 @@
+"""What torch must know of the token ops beyond their kernels: shapes, gradients, the plain fallback.
+
+Every gradient is one of the same three ops: rows go back by the map that leads the other way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eokit.ops import library
+from eokit.ops.tokens import reference
+
+
+@torch.library.register_fake("eokit::invert_index")
+def _fake_invert(index: Tensor, length: int) -> Tensor:
+    return index.new_empty(index.shape[0], length)
+
+
+@torch.library.register_fake("eokit::map_rows")
+def _fake_map(
+    source: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, positions: Tensor | None, by_output: bool
+) -> Tensor:
+    return source.new_empty(*map.shape, source.shape[-1])
+
+
+@torch.library.register_fake("eokit::sum_unmapped")
+def _fake_sum(rows: Tensor, map: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape[-1], dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, map, back, fill, positions, ctx.by_output = inputs
+    ctx.save_for_backward(map, back)
+    ctx.fill_dtype = None if fill is None else fill.dtype
+    ctx.positions_shape = None if positions is None else positions.shape
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    map, back = ctx.saved_tensors
+    grad = grad.contiguous()
+    needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
+    to_source = (
+        torch.ops.eokit.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
+    )
+    to_fill = torch.ops.eokit.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
+    to_positions = None
+    if needs_positions:
+        to_positions = grad if ctx.by_output else to_source
+        if len(ctx.positions_shape) == 2:
+            to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
+    return to_source if needs_source else None, None, None, to_fill, to_positions, None
+
+
+torch.library.register_autograd("eokit::map_rows", _backward, setup_context=_setup_context)
+
+
+def _map_rows(
+    source: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, positions: Tensor | None, by_output: bool
+) -> Tensor:
+    return reference.map_rows(source, map, fill, positions, by_output)
+
+
+library.fall_back("invert_index", reference.invert_index)
+library.fall_back("map_rows", _map_rows)
+library.fall_back("sum_unmapped", reference.sum_unmapped)

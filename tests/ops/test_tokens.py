@@ -1,0 +1,209 @@
+"""Gathered and scattered tokens: as the formula says, with its gradients, for every layout; a bad index is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eokit.errors import ArgumentError
+from eokit.ops import gather_tokens, scatter_tokens, use_backend
+from eokit.ops.tokens import reference
+from tests.ops.conftest import compiled
+
+
+def choose(batch, length, count):
+    return (
+        torch.stack([torch.randperm(length)[:count] for _ in range(batch)]) if batch else torch.empty(0, count).long()
+    )
+
+
+def leaf(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def plain_gather(x, index, pos):
+    batch = torch.arange(len(x))[:, None]
+    return x[batch, index] if pos is None else x[batch, index] + (pos[index] if pos.dim() == 2 else pos[batch, index])
+
+
+def plain_scatter(visible, index, length, mask_token, pos):
+    out = mask_token.expand(len(visible), length, -1).clone()
+    out[torch.arange(len(visible))[:, None], index] = visible
+    return out if pos is None else out + pos
+
+
+def assert_same(ours, theirs, leaves, **tolerance):
+    torch.testing.assert_close(ours, theirs, **tolerance)
+    grad = torch.randn_like(ours)
+    grads = [torch.autograd.grad(out, leaves, grad) for out in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 40), st.integers(0, 20))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("pos_kind", [None, "shared", "own"])
+@settings(deadline=None, max_examples=25)
+@given(sizes, st.integers(0, 99))
+def test_gathering_follows_the_formula(backend, pos_kind, size, seed):
+    torch.manual_seed(seed)
+    batch, length, dim, count = size
+    x, index = leaf(batch, length, dim), choose(batch, length, min(count, length))
+    pos = {None: None, "shared": leaf(length, dim), "own": leaf(batch, length, dim)}[pos_kind]
+    leaves = [x] if pos is None else [x, pos]
+    with use_backend(backend):
+        assert_same(gather_tokens(x, index, pos), plain_gather(x, index, pos), leaves)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("pos_kind", [None, "shared", "own"])
+@settings(deadline=None, max_examples=25)
+@given(sizes, st.integers(0, 99))
+def test_scattering_follows_the_formula(backend, pos_kind, size, seed):
+    torch.manual_seed(seed)
+    batch, length, dim, count = size
+    count = min(count, length)
+    visible, index, mask_token = leaf(batch, count, dim), choose(batch, length, count), leaf(dim)
+    pos = {None: None, "shared": leaf(length, dim), "own": leaf(batch, length, dim)}[pos_kind]
+    leaves = [visible, mask_token] + ([] if pos is None else [pos])
+    with use_backend(backend):
+        ours = scatter_tokens(visible, index, length, mask_token, pos)
+        assert_same(ours, plain_scatter(visible, index, length, mask_token, pos), leaves)
+
+
+def test_scattering_puts_back_what_was_gathered():
+    x, index = torch.randn(3, 11, 8), choose(3, 11, 11)
+    assert torch.equal(scatter_tokens(gather_tokens(x, index), index, 11, torch.full((8,), 9.0)), x)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_different_number_of_tokens_per_sample(own):
+    x, pos = leaf(3, 7, 5), leaf(3, 7, 5) if own else leaf(7, 5)
+    parts = [torch.tensor([6, 0, 3]), torch.tensor([], dtype=torch.long), torch.tensor([2])]
+    index, offsets = torch.cat(parts), torch.tensor([0, 3, 3, 4])
+    each = [plain_gather(x[b : b + 1], p[None], pos[b] if own else pos)[0] for b, p in enumerate(parts)]
+    ours = gather_tokens(x, index, pos, offsets=offsets)
+    assert_same(ours, torch.cat(each), [x, pos])
+    visible, mask_token = ours.detach().requires_grad_(), leaf(5)
+    each = [
+        plain_scatter(visible[offsets[b] : offsets[b + 1]][None], p[None], 7, mask_token, pos[b] if own else pos)
+        for b, p in enumerate(parts)
+    ]
+    assert_same(
+        scatter_tokens(visible, index, 7, mask_token, pos, offsets=offsets),
+        torch.cat(each),
+        [visible, mask_token, pos],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_are_rounded_once(dtype):
+    x, index, pos = leaf(2, 9, 24, dtype=dtype), choose(2, 9, 5), leaf(9, 24)
+    assert_same(gather_tokens(x, index, pos), plain_gather(x, index, pos.to(dtype)), [x, pos], rtol=0.02, atol=0.02)
+    mask_token = leaf(24)
+    ours = scatter_tokens(x[:, :5], index, 9, mask_token, pos)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, plain_scatter(x[:, :5], index, 9, mask_token.to(dtype), pos.to(dtype)))
+
+
+def test_rows_far_apart_are_read_in_place():
+    x = torch.randn(2, 9, 3, 16)[:, :, 1]
+    index = choose(2, 9, 4)
+    assert torch.equal(gather_tokens(x, index), plain_gather(x, index, None))
+
+
+@compiled
+def test_any_number_of_threads_gives_the_same_bits():
+    visible, index, mask_token, pos = leaf(8, 30, 48), choose(8, 90, 30), leaf(48), leaf(90, 48)
+    grad = torch.randn(8, 90, 48)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            out = scatter_tokens(visible, index, 90, mask_token, pos)
+            results.append([out, *torch.autograd.grad(out, [visible, mask_token, pos], grad)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_instruction_set(instruction_set, name, dtype):
+    try:
+        instruction_set(name)
+    except RuntimeError:
+        pytest.skip(f"this CPU has no {name}")
+    visible, index, pos, mask_token = (torch.randn(2, 5, 43), choose(2, 9, 5), torch.randn(9, 43), torch.randn(43))
+    visible, pos, mask_token = (x.to(dtype) for x in (visible, pos, mask_token))
+    ours = scatter_tokens(visible, index, 9, mask_token, pos)
+    torch.testing.assert_close(ours, reference.scatter_tokens(visible, index, 9, mask_token, pos))
+
+
+def test_more_than_65535_rows_and_empty_batches():
+    x, index = torch.randn(70_000, 3, 4), choose(1, 3, 2).expand(70_000, 2)
+    assert torch.equal(gather_tokens(x, index), plain_gather(x, index, None))
+    assert gather_tokens(x[:0], index[:0]).shape == (0, 2, 4)
+    assert scatter_tokens(x[:0, :2], index[:0], 3, x[0, 0]).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("scatter", [False, True])
+def test_the_op_passes_opcheck(scatter):
+    index = choose(2, 9, 5)
+    inverse = torch.ops.eokit.invert_index(index, 9)
+    if scatter:
+        arguments = (leaf(2, 5, 8), inverse, index, leaf(8), leaf(9, 8), True)
+    else:
+        arguments = (leaf(2, 9, 8), index, inverse, None, leaf(9, 8), False)
+    torch.library.opcheck(torch.ops.eokit.map_rows.default, arguments)
+    torch.library.opcheck(torch.ops.eokit.invert_index.default, (index, 9))
+    torch.library.opcheck(torch.ops.eokit.sum_unmapped.default, (torch.randn(2, 9, 8), inverse))
+
+
+def test_the_reference_passes_gradcheck():
+    index = choose(2, 4, 2)
+    visible, mask_token, pos = (leaf(*shape, dtype=torch.float64) for shape in ((2, 2, 3), (3,), (4, 3)))
+    assert torch.autograd.gradcheck(lambda v, m, p: scatter_tokens(v, index, 4, m, p), (visible, mask_token, pos))
+    x = leaf(2, 4, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x, p: gather_tokens(x, index, p), (x, pos))
+
+
+def test_it_is_captured_as_one_graph():
+    x, index, pos = leaf(2, 9, 8), choose(2, 9, 5), leaf(9, 8)
+    run = torch.compile(lambda *given: gather_tokens(*given), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(run(x, index, pos), gather_tokens(x, index, pos))
+
+
+X, I, M = torch.zeros(2, 5, 4), torch.tensor([[0, 1], [2, 3]]), torch.zeros(4)  # noqa: E741
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: gather_tokens(X[0], I), ["x is torch.float32 (5, 4)", "(B, L, D)"]),
+        (lambda: gather_tokens(X.int(), I), ["x is torch.int32", "floating"]),
+        (lambda: gather_tokens(X.transpose(1, 2), I), ["x has strides", "contiguous last dimension"]),
+        (lambda: gather_tokens(X, I.float()), ["index is torch.float32", "integers"]),
+        (lambda: gather_tokens(X, I[:1]), ["index has shape (1, 2)", "(2, N)"]),
+        (lambda: gather_tokens(X, I + 2), ["index", "5", "outside 0..4"]),
+        (lambda: gather_tokens(X, I - 1), ["index", "-1", "outside 0..4"]),
+        (lambda: gather_tokens(X, torch.zeros(2, 2).long()), ["index", "twice"]),
+        (lambda: gather_tokens(X, I, X[0, :3]), ["pos is torch.float32 (3, 4)", "(5, 4) or (2, 5, 4)"]),
+        (lambda: gather_tokens(X, I[0], offsets=torch.tensor([0, 1])), ["offsets is torch.int64 (2,)", "(3,)"]),
+        (lambda: gather_tokens(X, I[0], offsets=torch.tensor([0, 1, 3])), ["offsets are [0, 1, 3]", "0 to 2"]),
+        (lambda: gather_tokens(X, I[0] + 4, offsets=torch.tensor([0, 1, 2])), ["index", "5", "outside 0..4"]),
+        (lambda: scatter_tokens(X, I, 9, M), ["index has shape (2, 2)", "(2, 5)"]),
+        (lambda: scatter_tokens(X[:, :2], I, 3, M), ["index", "3", "outside 0..2"]),
+        (lambda: scatter_tokens(X[:, :2], I, -1, M), ["length is -1"]),
+        (lambda: scatter_tokens(X[:, :2], I, 9, M[:3]), ["mask_token is torch.float32 (3,)", "(4,)"]),
+    ],
+)
+def test_a_wrong_argument_is_named(run, words):
+    with pytest.raises(ArgumentError) as caught:
+        run()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
