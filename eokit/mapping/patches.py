@@ -6,6 +6,7 @@ the nearest pixel.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +99,19 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence
         Placed(PatchScene(store, sample, modalities), int(row), int(column))
         for sample, row, column in zip(samples, rows, columns, strict=True)
     )
-    identity = {"store": store.dataset, "samples": [store.ids[sample] for sample in samples]}
+    ids = [store.ids[sample] for sample in samples]
+    identity = {"store": store.dataset, "content": _digest(store), "samples": ids}
     missing = [name for name in store.modalities if name not in modalities]
     notes = (f"{', '.join(missing)} of the store is not used: the model does not take it",) if missing else ()
     return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, notes)
+
+
+def _digest(store: Store) -> str:
+    """Of the store's layout, index and statistics, which change with its pixels; reading those would take minutes."""
+    digest = hashlib.sha256()
+    for name in ("zarr.json", "index.parquet", "stats.json"):
+        try:
+            digest.update((store.path / name).read_bytes())
+        except OSError as error:
+            raise DataError(f"{store.path / name}: cannot be read ({error.strerror}); prepare the store again") from None
+    return digest.hexdigest()[:16]

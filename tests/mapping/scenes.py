@@ -35,6 +35,20 @@ class PixelModel:
         return 2 * torch.einsum("kc,bchw->bkhw", self.weights, mean)
 
 
+class StopsAfter(PixelModel):
+    """A model that is interrupted after some batches, as by Ctrl-C."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__call__(batch)
+
+
 def preprocessing(bands: tuple[str, ...] = BANDS) -> Preprocessing:
     n = len(bands)
     return Preprocessing({"s2": Input("sentinel-2", bands, (1500.0,) * n, (600.0,) * n)})

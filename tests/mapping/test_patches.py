@@ -12,13 +12,13 @@ import torch
 
 from eokit.data.preprocessing import Input, Preprocessing
 from eokit.data.store import Store
-from eokit.errors import DataError, WeightsError
+from eokit.errors import DataError, Interrupted, UsageError, WeightsError
 from eokit.mapping import draw
 from eokit.mapping.inference import Predictor
 from eokit.mapping.patches import open_store
 from eokit.mapping.predict import PredictSettings, predict_with
-from tests.data.stores import BANDS, MemorySource, make_source, make_store
-from tests.mapping.scenes import CLASSES, PixelModel
+from tests.data.stores import BANDS, NODATA, MemorySource, make_source, make_store
+from tests.mapping.scenes import CLASSES, PixelModel, StopsAfter
 
 S2 = Input("sentinel-2", BANDS[:4], (80.0,) * 4, (30.0,) * 4)
 MODEL = Preprocessing({"s2": S2})
@@ -30,8 +30,8 @@ def _no_picture(request, monkeypatch):
         monkeypatch.setattr(draw, "draw_map", lambda *_: None)
 
 
-def draw_store(store: Path, out: Path, **changes):
-    predictor = Predictor(PixelModel(), MODEL, CLASSES, 4, "stub", torch.device("cpu"))
+def draw_store(store: Path, out: Path, model=None, **changes):
+    predictor = Predictor(model or PixelModel(), MODEL, CLASSES, 4, "stub", torch.device("cpu"))
     given = {"tile": 32, "overlap": 8, "quiet": True} | changes
     return predict_with(predictor, PredictSettings(bundle=Path("unused"), source=store, out=out, **given))
 
@@ -152,3 +152,33 @@ def test_a_store_without_any_modality_of_the_model_is_refused(tmp_path):
     store = make_store(tmp_path / "toy.zarr", make_source((3,)))
     with pytest.raises(WeightsError, match="nothing fits"):
         open_store(store.path, Preprocessing({"spot": S2}))
+
+
+class Brighter(MemorySource):
+    """The same samples on the same dates, their pixels a little brighter."""
+
+    def read(self, entry, modality):
+        values = super().read(entry, modality)
+        return np.where(values == NODATA, values, values + 1)
+
+
+def replaced(store: Store) -> None:
+    source = make_source()
+    make_store(store.path, Brighter(source.spec, source.entries), overwrite=True)
+
+
+def test_a_finished_map_is_not_taken_for_one_of_another_store_at_the_same_place(tmp_path):
+    store = make_store(tmp_path / "toy.zarr")
+    draw_store(store.path, tmp_path / "map.tif")
+    replaced(store)
+    with pytest.raises(UsageError, match="of other data"):
+        draw_store(store.path, tmp_path / "map.tif", resume=True)
+
+
+def test_a_map_is_not_continued_with_another_store_at_the_same_place(tmp_path):
+    store = make_store(tmp_path / "toy.zarr")
+    with pytest.raises(Interrupted):
+        draw_store(store.path, tmp_path / "map.tif", StopsAfter(1), batch_size=1)
+    replaced(store)
+    with pytest.raises(UsageError, match="cannot be continued, source.content was"):
+        draw_store(store.path, tmp_path / "map.tif", resume=True, batch_size=1)

@@ -21,7 +21,16 @@ from eokit.errors import DataError, Interrupted, TargetError, UsageError
 from eokit.mapping import draw, progress_file
 from eokit.mapping.predict import PredictSettings, predict_with
 from tests.mapping.cog_layout import assert_cloud_optimized
-from tests.mapping.scenes import CLASSES, PixelModel, predictor, preprocessing, smooth_pixels, write_scene, write_tiff
+from tests.mapping.scenes import (
+    CLASSES,
+    PixelModel,
+    StopsAfter,
+    predictor,
+    preprocessing,
+    smooth_pixels,
+    write_scene,
+    write_tiff,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -201,20 +210,6 @@ def test_nothing_but_map_confidence_names_and_picture_is_left_behind(tmp_path):
     predict_with(predictor(), settings(write_scene(tmp_path / "in"), tmp_path / "map.tif"))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"in", "map.tif", "map.tif.aux.xml", "map_confidence.tif", "map.png"}
-
-
-class StopsAfter(PixelModel):
-    """A model that is interrupted after some batches, as by Ctrl-C."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self.left = batches
-
-    def __call__(self, batch):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(batch)
 
 
 def test_an_interrupted_map_says_how_to_go_on_and_leaves_no_map(tmp_path):
