@@ -90,7 +90,7 @@ def _text(result: Any) -> str:
     speed = f", {result.pixels_per_second:,.0f} px/s" if result.pixels_per_second else ""
     lines.append(f"{rows:,} x {columns:,} px in {result.crs}, {result.seconds:.1f} s{speed}")
     if result.partial:
-        lines.append("partial: drawn with --limit, the rest of the map is nodata")
+        lines.append("partial: drawn with --limit, the rest is left out")
     if result.synthetic:
         lines.append("SYNTHETIC data or model")
     paths = (("map", result.path), ("confidence", result.confidence), ("picture", result.picture))
@@ -113,7 +113,7 @@ def _dry_text(cost: Any) -> str:
         f"time        about {cost.seconds:.3g} s for the model, without reading",
     ]
     if cost.partial:
-        lines.append("partial: --limit leaves the rest of the map nodata")
+        lines.append("partial: --limit leaves the rest out")
     if cost.synthetic:
         lines.append("SYNTHETIC data or model")
     return "\n".join([*lines, "nothing was written"])

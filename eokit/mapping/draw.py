@@ -69,7 +69,7 @@ class Work:
 def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
     """Draw one area into `out`, its confidence and its picture; a finished map is left as it is under `resume`."""
     strips = plan_strips(area.scenes, plan.tile, plan.overlap)
-    whole = plan.rows is None or plan.rows >= len(strips)
+    whole = not area.limited and (plan.rows is None or plan.rows >= len(strips))
     strips = strips[: plan.rows]
     made_of = _made_of(predictor, area, plan)
     tags = _tags(predictor, area, made_of, whole)

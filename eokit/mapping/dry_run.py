@@ -78,7 +78,7 @@ def estimate(predictor: Predictor, area: Area, out: Path, plan: Plan, cache_byte
         memory_bytes=tried + (on_cpu if predictor.device.type == "cpu" else 0),
         seconds=seconds * tiles / len(batch),
         device=str(predictor.device),
-        partial=len(chosen) < len(strips),
+        partial=area.limited or len(chosen) < len(strips),
         synthetic=predictor.synthetic or area.synthetic,
         notes=area.notes,
     )

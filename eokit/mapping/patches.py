@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def open_store(
     """
     store = Store.open(path)
     modalities = _shared_modalities(store, preprocessing, path)
-    samples = [int(sample) for sample in store.select(folds, limit)]
+    chosen = store.select(folds)
+    count = len(chosen) if limit is None else limit
+    samples, left_out = chosen[:count].tolist(), chosen[count:].tolist()
     groups: dict[str, list[int]] = {}
     for sample in samples:
         where = store.where(sample)
@@ -55,7 +58,9 @@ def open_store(
                 " be drawn on a map; prepare the store from data with footprints, or predict from GeoTIFFs"
             )
         groups.setdefault(where.crs, []).append(sample)
-    return [_mosaic(store, crs, row, modalities) for crs, row in sorted(groups.items())]
+    short = {store.where(sample).crs for sample in left_out}
+    areas = [_mosaic(store, crs, row, modalities) for crs, row in sorted(groups.items())]
+    return [replace(area, limited=area.crs in short) for area in areas]
 
 
 def _shared_modalities(store: Store, preprocessing: Preprocessing, path: Path) -> list[str]:

@@ -53,6 +53,7 @@ class Area:
 
     crs: whatever rasterio takes (WKT or EPSG:...). transform: the six affine numbers (a, b, c, d, e, f).
     identity: plain values that tell this input from another one; a map is continued only where they are the same.
+    limited: whether samples that belong to it were left out.
     """
 
     crs: str
@@ -63,6 +64,7 @@ class Area:
     identity: dict[str, Any]
     synthetic: bool = False
     notes: tuple[str, ...] = field(default=())
+    limited: bool = False
 
 
 def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[float, float]:

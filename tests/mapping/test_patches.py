@@ -78,6 +78,21 @@ def test_folds_and_limit_choose_samples(tmp_path):
     assert open_store(store.path, MODEL, limit=1)[0].identity["samples"] == ["p0"]
 
 
+@pytest.mark.parametrize(("limit", "partial"), [(2, True), (4, False), (None, False)])
+def test_a_map_of_some_samples_says_that_it_is_partial(tmp_path, limit, partial):
+    store = make_store(tmp_path / "toy.zarr")
+    (result,) = draw_store(store.path, tmp_path / "map.tif", limit=limit)
+    with rasterio.open(tmp_path / "map.tif") as drawn:
+        assert ("PARTIAL" in drawn.tags()) is partial
+    assert result.partial is partial
+
+
+def test_a_map_is_partial_only_where_samples_of_its_own_were_left_out(tmp_path):
+    source = moved(make_source((3, 3, 3)), crs=["EPSG:32631", "EPSG:32632", "EPSG:32632"])
+    areas = open_store(make_store(tmp_path / "toy.zarr", source).path, MODEL, limit=2)
+    assert [area.limited for area in areas] == [False, True]
+
+
 def test_gaps_between_samples_are_nodata(tmp_path):
     source = moved(make_source((3, 3)), transform=shifted(0, 300))
     draw_store(make_store(tmp_path / "toy.zarr", source).path, tmp_path / "map.tif")
