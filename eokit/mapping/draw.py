@@ -150,11 +150,15 @@ def _tags(predictor: Predictor, area: Area, made_of: dict[str, Any], whole: bool
 
 
 def _check_finished(out: Path, tags: dict[str, str]) -> None:
-    if read_tags(out).get(MADE_OF_TAG) != tags[MADE_OF_TAG]:
-        raise UsageError(
-            f"{out}: is there already and was made by another model, of other data or with other settings, so there is"
-            " nothing to continue; add --overwrite to replace it"
-        )
+    """Both files of a map that is there must be those of this run."""
+    for path in (out, confidence_path(out)):
+        if not path.exists():
+            raise UsageError(f"{path}: is missing beside {out.name}; add --overwrite to draw both again")
+        if read_tags(path).get(MADE_OF_TAG) != tags[MADE_OF_TAG]:
+            raise UsageError(
+                f"{path}: is there already and was made by another model, of other data or with other settings, so"
+                " there is nothing to continue; add --overwrite to replace it"
+            )
 
 
 def _result(predictor: Predictor, area: Area, out: Path, whole: bool, work: Work) -> MapResult:

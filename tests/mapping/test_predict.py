@@ -307,6 +307,23 @@ def test_resuming_a_finished_map_changes_nothing(tmp_path):
     assert (model.batches, (tmp_path / "map.tif").stat().st_mtime_ns) == (0, before)
 
 
+def test_resuming_a_map_without_its_confidence_is_refused(tmp_path):
+    folder = write_scene(tmp_path / "in")
+    predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
+    (tmp_path / "map_confidence.tif").unlink()
+    with pytest.raises(UsageError, match=r"map_confidence.tif: is missing .* --overwrite"):
+        predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))
+
+
+def test_resuming_a_map_beside_the_confidence_of_another_one_is_refused(tmp_path):
+    folder = write_scene(tmp_path / "in")
+    predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
+    predict_with(predictor(identity="other"), settings(folder, tmp_path / "else.tif"))
+    (tmp_path / "else_confidence.tif").replace(tmp_path / "map_confidence.tif")
+    with pytest.raises(UsageError, match="map_confidence.tif: is there already and was made by another model"):
+        predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))
+
+
 def test_an_existing_map_is_replaced_only_when_asked(tmp_path):
     folder = write_scene(tmp_path / "in")
     (tmp_path / "map.tif").write_text("something else")
