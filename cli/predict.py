@@ -59,7 +59,8 @@ def command(
 
     The source is a store, or a folder of GeoTIFFs on one grid, one file a date (or one a band). A date comes from a
     file's name (20200113, 2020-01-13, Sentinel-2 product names), else from its tags. Subfolders s2/, s1-asc/ ... hold
-    several sensors. Pixels that no date shows are nodata (255); for optical sensors all bands 0 counts as not seen.
+    several sensors. Pixels that no date shows are nodata (255), and so are patches of the model that are less than half
+    seen on every date; for optical sensors all bands 0 counts as not seen.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds

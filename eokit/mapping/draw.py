@@ -106,18 +106,18 @@ def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequenc
             for finished in blender.advance(top):
                 pixels += partial.write(*finished)
             if prepared.batch is not None:
-                _blend(blender, prepared, probabilities(predictor, prepared), plan.overlap)
+                _blend(blender, prepared.tiles, *probabilities(predictor, prepared), plan.overlap)
             bar.advance(prepared.read, tiles_s=(bar.done + prepared.read) / max(time.monotonic() - started, 1e-9))
         for finished in blender.advance(area.height):
             pixels += partial.write(*finished)
     return Work(time.monotonic() - started, total, pixels)
 
 
-def _blend(blender: Blender, prepared: Prepared, shares: np.ndarray, overlap: int) -> None:
-    height, width = prepared.seen.shape[1:]
-    weights = blend_weights(height, width, overlap)
-    for tile, seen, one in zip(prepared.tiles, prepared.seen, shares, strict=True):
-        blender.add(tile.top, tile.left, one, weights * seen)
+def _blend(blender: Blender, tiles: Sequence[Tile], shares: np.ndarray, seen: np.ndarray, overlap: int) -> None:
+    """tiles: B; shares: (B, K, h, w); seen: (B, h, w) bool."""
+    weights = blend_weights(*seen.shape[1:], overlap)
+    for tile, one, shown in zip(tiles, shares, seen, strict=True):
+        blender.add(tile.top, tile.left, one, weights * shown)
 
 
 def tiles_a_batch(area: Area, plan: Plan) -> int:
