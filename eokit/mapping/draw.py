@@ -84,7 +84,7 @@ def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
         write_class_map(partial, area, out, predictor.classes, colours, tags)
         partial.remove()
     result = _result(predictor, area, out, whole, work)
-    views = views_of(area, out, predictor.preprocessing, strips[-1].bottom)
+    views = views_of(area, out, strips[-1].bottom)
     legend = _legend(result.classes, predictor.classes, colours)
     draw_map(result.picture, views, legend, out.name, result.synthetic)
     return result

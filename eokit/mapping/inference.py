@@ -108,9 +108,9 @@ def prepare(tiles: Sequence[Tile], predictor: Predictor, most_dates: int | None 
 
 def _series(tile: Tile, modality: str, predictor: Predictor, most_dates: int | None) -> tuple[Series, np.ndarray]:
     """One modality of a tile, padded to whole patches, and where (h, w) any date shows it."""
-    days = tile.scene.days[modality]
+    days, preprocessing = tile.scene.days[modality], tile.scene.preprocessing
     chosen = DatePolicy(most_dates or max(len(days), 1)).pick(len(days), None)
-    values, valid = predictor.preprocessing.apply(modality, tile.scene.read(modality, tile.window, chosen))
+    values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window, chosen))
     shown = np.logical_or.reduce(valid, axis=0)
     days, dates = days[chosen], np.flatnonzero(valid.any(axis=(1, 2)))
     if len(dates) < len(days):
@@ -122,7 +122,7 @@ def _series(tile: Tile, modality: str, predictor: Predictor, most_dates: int | N
         values = np.pad(values, [(0, 0), (0, 0), *edges], "edge")
         valid = np.pad(valid, [(0, 0), *edges], "edge")
     parts = torch.from_numpy(values), torch.from_numpy(days), torch.from_numpy(valid)
-    return Series(*parts, predictor.preprocessing.inputs[modality].sensor), shown
+    return Series(*parts, preprocessing.inputs[modality].sensor), shown
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from eokit.mapping import draw
 from eokit.mapping.inference import Predictor
 from eokit.mapping.patches import open_store
 from eokit.mapping.predict import PredictSettings, predict_with
-from tests.data.stores import BANDS, NODATA, MemorySource, make_source, make_store
+from tests.data.stores import BANDS, NODATA, MemorySource, make_source, make_store, pixels
 from tests.mapping.scenes import CLASSES, PixelModel, StopsAfter
 
 S2 = Input("sentinel-2", BANDS[:4], (80.0,) * 4, (30.0,) * 4)
@@ -134,6 +134,12 @@ def test_a_modality_that_the_model_does_not_take_is_pointed_out(tmp_path):
     assert area.notes == ("s1-asc of the store is not used: the model does not take it",)
 
 
+def test_a_modality_that_the_store_lacks_is_pointed_out(tmp_path):
+    store = make_store(tmp_path / "toy.zarr", make_source((3,)))
+    (area,) = open_store(store.path, Preprocessing({"s2": S2, "spot": S2}))
+    assert any(note.startswith("spot: not in") for note in area.notes)
+
+
 def test_samples_without_a_place_say_what_to_do(tmp_path):
     source = moved(make_source((3,)), crs=[None], transform=[None])
     with pytest.raises(DataError, match=r"sample p0 has no place on a pixel grid.*predict from GeoTIFFs"):
@@ -154,19 +160,34 @@ def test_a_mosaic_too_large_for_one_file_is_refused(tmp_path):
         open_store(make_store(tmp_path / "toy.zarr", source).path, MODEL)
 
 
-@pytest.mark.parametrize(
-    "wrong", [replace(S2, bands=BANDS[3::-1]), replace(S2, scale=0.5)], ids=["band order", "scale"]
-)
-def test_a_store_that_is_not_the_models_is_refused(tmp_path, wrong):
+def test_a_store_with_bands_that_are_not_the_models_is_refused(tmp_path):
     store = make_store(tmp_path / "toy.zarr", make_source((3,)))
     with pytest.raises(WeightsError, match="the model was trained"):
-        open_store(store.path, Preprocessing({"s2": wrong}))
+        open_store(store.path, Preprocessing({"s2": replace(S2, bands=BANDS[3::-1])}))
+
+
+def test_a_store_is_read_in_its_own_scale_and_nodata(tmp_path):
+    source = make_source()
+    halves = replace(source.spec.modalities[0], scale=0.5, nodata=-1)
+    other = InHalves(replace(source.spec, modalities=(halves, *source.spec.modalities[1:])), source.entries)
+    draw_store(make_store(tmp_path / "toy.zarr", source).path, tmp_path / "map.tif")
+    draw_store(make_store(tmp_path / "other.zarr", other).path, tmp_path / "other.tif")
+    with rasterio.open(tmp_path / "map.tif") as one, rasterio.open(tmp_path / "other.tif") as two:
+        np.testing.assert_array_equal(one.read(1), two.read(1))
 
 
 def test_a_store_without_any_modality_of_the_model_is_refused(tmp_path):
     store = make_store(tmp_path / "toy.zarr", make_source((3,)))
-    with pytest.raises(WeightsError, match="nothing fits"):
+    with pytest.raises(WeightsError, match="no modality in common"):
         open_store(store.path, Preprocessing({"spot": S2}))
+
+
+class InHalves(MemorySource):
+    """The same samples, Sentinel-2 stored in halves with -1 for nodata."""
+
+    def read(self, entry, modality):
+        values = pixels(entry.id, make_source().spec.modalities[modality != "s2"], len(entry.days[modality]))
+        return values if modality != "s2" else np.where(values == NODATA, -1, 2 * values).astype(np.int16)
 
 
 class Brighter(MemorySource):
