@@ -175,6 +175,13 @@ def test_an_unknown_device_is_a_usage_error(eokit, bundle, scene):
     assert eokit("predict", bundle, scene, "map.tif", "--device", "tpu9")[0] == 2
 
 
+@pytest.mark.parametrize("option", ["--scale", "--offset"])
+def test_a_scale_that_is_no_number_is_refused(eokit, bundle, scene, option):
+    code, _, err = eokit("predict", bundle, scene, "map.tif", option, "nan")
+    assert code == 2
+    assert f"{option[2:]} = nan" in err
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_resume_gives_the_uninterrupted_map(eokit, bundle, tmp_path):
     folder = write_scene(tmp_path / "in", 1000, 128, dates=("20200113",))

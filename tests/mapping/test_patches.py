@@ -93,6 +93,16 @@ def test_a_map_is_partial_only_where_samples_of_its_own_were_left_out(tmp_path):
     assert [area.limited for area in areas] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("bands", BANDS[:2], "B02,B03"), ("scale", 2.0, "2"), ("offset", -1000.0, "-1000"), ("nodata", 0.0, "0")],
+)
+def test_how_geotiffs_are_read_is_refused_for_a_store(tmp_path, name, value, told):
+    store = make_store(tmp_path / "toy.zarr", make_source((3,)))
+    with pytest.raises(UsageError, match=f"--{name} {told}: .*toy.zarr is a store"):
+        draw_store(store.path, tmp_path / "map.tif", **{name: value})
+
+
 def test_gaps_between_samples_are_nodata(tmp_path):
     source = moved(make_source((3, 3)), transform=shifted(0, 300))
     draw_store(make_store(tmp_path / "toy.zarr", source).path, tmp_path / "map.tif")
