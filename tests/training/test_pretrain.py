@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from eokit.config import load_settings
-from eokit.errors import ArgumentError, DataError, UsageError
+from eokit.errors import ArgumentError, DataError, EokitError, UsageError
 from eokit.models.bundle import load_bundle
 from eokit.training import pretrain as module
 from eokit.training.checkpoint import checkpoints
@@ -98,6 +98,12 @@ def test_a_continued_pretraining_has_the_bits_of_a_whole_one(run, store, tmp_pat
     pretrain(settings(store, tmp_path / "run", resume="auto"))
     ours, theirs = tensors(tmp_path / "run"), tensors(run.bundle.parent)
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_loss_that_is_no_longer_a_number_names_the_last_good_checkpoint(store, tmp_path):
+    wild = {"lr": 1e30, "clip": None, "warmup": 0.0, "log_every": 4}
+    with pytest.raises(EokitError, match=r"(loss|grad_norm) is (nan|inf) at step .* last good checkpoint is none yet"):
+        pretrain(settings(store, tmp_path / "run", loop=wild))
 
 
 def test_masks_are_said_to_hide_parcels(store):
