@@ -14,6 +14,7 @@ from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Series, Where
 from eokit.training.distributed import joined
 from eokit.training.optim import autocast, make_optimizer
+from eokit.training.order import micro_batch
 from eokit.training.settings import LoopSettings
 
 PROBE = 2
@@ -46,6 +47,7 @@ class DryRun:
 def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
     """Try a step of `recipe` on `batch` twice (the first one warms up) and extend it to the batch of `settings`."""
     with joined(settings.device) as team:
+        micro = micro_batch(settings.batch_size, team.size, settings.accumulate)
         recipe.to(team.device).train()
         optimizer = make_optimizer(recipe, settings)
         batch = batch.to(team.device)
@@ -59,7 +61,6 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
             optimizer.zero_grad(set_to_none=True)
             value = loss.item()
             seconds = time.perf_counter() - begun
-        micro = settings.batch_size // (team.size * settings.accumulate)
         share = micro / len(batch)
         sizes = [one.numel() for one in recipe.parameters()]
         trained = sum(one.numel() for one in recipe.parameters() if one.requires_grad)
