@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
         batch = batch.to(team.device)
         for _ in range(2):
             begun = time.perf_counter()
-            saved = SavedBytes()
+            saved = SavedBytes(leave_out=(*recipe.parameters(), *recipe.buffers()))
             with autocast(settings.precision, team.device), saved:
                 loss = recipe(batch)["loss"]
             loss.backward()
@@ -99,9 +99,13 @@ def random_labels(size: int, edge: int, n_classes: int) -> Tensor:
 
 
 class SavedBytes(AbstractContextManager):
-    """Counts the bytes that autograd keeps for the backward pass; each storage once."""
+    """Counts the bytes that autograd keeps for the backward pass; each storage once.
 
-    def __init__(self) -> None:
+    leave_out: tensors that are there anyway, whatever the batch: weights.
+    """
+
+    def __init__(self, leave_out: Iterable[Tensor] = ()) -> None:
+        self._kept_anyway = {one.untyped_storage().data_ptr() for one in leave_out}
         self._seen: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
 
@@ -112,7 +116,8 @@ class SavedBytes(AbstractContextManager):
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        self._seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in self._kept_anyway:
+            self._seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     def __enter__(self) -> SavedBytes:

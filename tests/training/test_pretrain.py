@@ -186,6 +186,13 @@ def test_a_dry_run_counts_parameters_and_writes_nothing(store, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_batch_keeps_is_estimated_alike_from_few_and_from_many_samples(store, monkeypatch):
+    few = try_out(settings(store, loop={"batch_size": 8}))[1].activation_bytes
+    monkeypatch.setattr(module, "PROBE", 8)
+    many = try_out(settings(store, loop={"batch_size": 8}))[1].activation_bytes
+    assert few == pytest.approx(many, rel=0.02)  # position codes are as large for any batch
+
+
 def test_a_larger_batch_is_estimated_to_keep_more(store):
     small, large = (try_out(settings(store, loop={"batch_size": size}))[1] for size in (4, 8))
     assert large.activation_bytes == 2 * small.activation_bytes
