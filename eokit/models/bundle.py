@@ -9,6 +9,7 @@ Written aside and renamed, so that a folder that is there is whole. Loading is s
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from eokit.files import cleaned, put_in_place, writing
 from eokit.models.base import Encoder
 from eokit.models.registry import FAMILIES, build_encoder
 
+LOG = logging.getLogger(__name__)
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "bundle.json", "weights.safetensors"
 KEYS: dict[str, tuple[type, ...]] = {
@@ -113,8 +115,8 @@ def newest_bundle(folder: Path = Path("runs")) -> Path:
     return max(found, key=lambda file: file.stat().st_mtime_ns).parent
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int:
-    """Load every tensor or none; returns how many matched. A mismatch names the differing keys (exit 4)."""
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load every tensor or none, and log how many matched. A mismatch names the differing keys (exit 4)."""
     own = module.state_dict()
     wrong = [f"missing {key}" for key in own.keys() - state.keys()]
     wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
@@ -128,7 +130,7 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int
         matched = len(own) - sum(not line.startswith("unexpected") for line in wrong)
         raise WeightsError(f"{source}: {matched} of {len(own)} tensors match {type(module).__name__}: {shown}")
     module.load_state_dict(state)
-    return len(own)
+    LOG.info("%s: all %d tensors match %s", source, len(own), type(module).__name__)
 
 
 def _read_description(path: Path) -> dict[str, Any]:
