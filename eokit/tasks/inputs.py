@@ -122,7 +122,10 @@ def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator
 
 
 def one_line(error: EokitError) -> EokitError:
-    """An error of a loader process as it was raised, without the traceback that torch wraps it in."""
+    """An error of a loader process as it was raised.
+
+    torch puts the whole traceback into its message, which ends "module.Class: message".
+    """
     kind = type(error)
     return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2])
 
