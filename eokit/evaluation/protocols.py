@@ -36,7 +36,7 @@ from eokit.nn.device import pick_device
 from eokit.tasks import linear_probe
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
@@ -106,7 +106,7 @@ class Study:
         if not folds:
             there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
             raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
-        chosen = spread(self.store.select(folds), self.settings.limit)
+        chosen = thin_out(self.store.select(folds), self.settings.limit)
         dates = DatePolicy(self.settings.dates) if self.settings.dates else None
         return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
 

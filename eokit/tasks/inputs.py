@@ -57,7 +57,7 @@ def choose_split(
     return Split(tuple(free) if train is None else tuple(train), tuple(validation), tuple(test))
 
 
-def spread(numbers: np.ndarray, limit: int | None) -> np.ndarray:
+def thin_out(numbers: np.ndarray, limit: int | None) -> np.ndarray:
     """At most `limit` of the sample numbers, evenly spaced: neighbours in a store may be neighbours on the ground."""
     if limit is None or len(numbers) <= limit:
         return numbers

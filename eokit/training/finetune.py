@@ -35,7 +35,7 @@ from eokit.models.bundle import CONFIG_FILE, Bundle, load_bundle, newest_bundle,
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, spread
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, thin_out
 from eokit.tasks.metrics import scores
 from eokit.tasks.segmentation import (
     Mode,
@@ -200,7 +200,7 @@ def lay_out(settings: FinetuneSettings) -> Plan:
     recipe = SegmentationRecipe(model, weights, settings.mode, settings.encoder_lr_scale)
 
     def patches(folds: tuple[int, ...], limit: int | None, **random: Any) -> SampleDataset:
-        chosen, targets, dates = spread(store.select(folds), limit), (settings.label,), DatePolicy(settings.dates)
+        chosen, targets, dates = thin_out(store.select(folds), limit), (settings.label,), DatePolicy(settings.dates)
         return SampleDataset(store.path, chosen, preprocessing, targets=targets, dates=dates, **random)
 
     moving = {} if settings.mode == "head-only" else {"crop": settings.crop, "transforms": (FlipRotate(),)}
@@ -231,7 +231,7 @@ def head_tokens(plan: Plan, dataset: Dataset[Sample], what: str) -> Tokens:
     encoded: Iterable[tuple[Features, Tensor]]
     if isinstance(dataset, SampleDataset):
         some = copy(dataset)
-        some.indices, some.transforms = spread(some.indices, START_PATCHES), ()
+        some.indices, some.transforms = thin_out(some.indices, START_PATCHES), ()
         encoded = encode(encoder, some, labels, how, what)
     else:
         encoded = ((unpack_features(batch), batch.targets[task.label]) for batch in batches(dataset, how))

@@ -34,7 +34,7 @@ from eokit.models.registry import build_encoder
 from eokit.pretraining.ema import momentum_at
 from eokit.pretraining.jepa import JEPA, JEPAConfig
 from eokit.pretraining.masks import MaskTokens
-from eokit.tasks.inputs import choose_split, spread
+from eokit.tasks.inputs import choose_split, thin_out
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
 from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token, random_batch
@@ -180,7 +180,7 @@ def lay_out(settings: PretrainSettings) -> Plan:
     masks = MaskTokens(encoder.patch_size)
     dataset = SampleDataset(
         store.path,
-        spread(store.select(folds), settings.limit),
+        thin_out(store.select(folds), settings.limit),
         preprocessing,
         targets=(PARCELS,) if PARCELS in store.labels else (),
         dates=DatePolicy(settings.dates) if settings.dates else None,
@@ -206,7 +206,7 @@ def fill_in(settings: PretrainSettings, store: Store) -> tuple[PretrainSettings,
     if unknown:
         raise UsageError(f"modality {unknown[0]!r} is not in {store.path}; it has {', '.join(store.modalities)}")
     edge = min(min(store.modalities[name].shape[1:]) for name in modalities)
-    samples = len(spread(store.select(folds), settings.limit))
+    samples = len(thin_out(store.select(folds), settings.limit))
     loop = settings.loop
     if "batch_size" not in loop.model_fields_set:
         loop = loop.model_copy(update={"batch_size": scale.batch_size})
