@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from eokit.data.preprocessing import Preprocessing
-from eokit.data.sample import Batch, Series, Where
+from eokit.data.sample import Batch
 from eokit.training.distributed import joined
 from eokit.training.optim import autocast, make_optimizer
 from eokit.training.order import micro_batch
@@ -75,17 +74,6 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
             loss=value,
             device=str(team.device),
         )
-
-
-def random_batch(preprocessing: Preprocessing, shape: tuple[int, int, int], targets: Mapping[str, Tensor]) -> Batch:
-    """A batch of noise as `preprocessing` would deliver it, with these targets. shape: (B, T, H = W)."""
-    size, dates, edge = shape
-    series = {}
-    for name, one in preprocessing.inputs.items():
-        values = torch.randn(size, dates, len(one.bands), edge, edge)
-        days = (18_000 + 5 * torch.arange(dates, dtype=torch.int32)).expand(size, dates)
-        series[name] = Series(values, days, torch.ones(size, dates, edge, edge, dtype=torch.bool), one.sensor)
-    return Batch(series, tuple(Where(f"random-{number}") for number in range(size)), dict(targets))
 
 
 def every_other_token(size: int, tokens: int) -> Tensor:

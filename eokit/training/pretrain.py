@@ -35,9 +35,10 @@ from eokit.pretraining.ema import momentum_at
 from eokit.pretraining.jepa import JEPA, JEPAConfig
 from eokit.pretraining.masks import MaskTokens
 from eokit.tasks.inputs import choose_split, thin_out
+from eokit.tasks.noise import random_batch
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
-from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token, random_batch
+from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token
 from eokit.training.engine import FitResult, LoopSettings, fit
 from eokit.training.run import About
 
@@ -144,7 +145,8 @@ def try_out(settings: PretrainSettings) -> tuple[Plan, DryRun]:
     plan = lay_out(settings)
     dates, edge = plan.settings.dates or 1, plan.settings.crop or 1  # both are filled in
     masked = every_other_token(PROBE, edge // plan.recipe.encoder.patch_size)
-    batch = random_batch(plan.preprocessing, (PROBE, dates, edge), {"masked": masked})
+    inputs = plan.preprocessing.inputs
+    batch = random_batch(plan.preprocessing, dict.fromkeys(inputs, dates), (PROBE, edge, edge), {"masked": masked})
     return plan, dry_run(plan.recipe, batch, plan.settings.loop)
 
 
