@@ -115,7 +115,8 @@ def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequenc
 
 def _blend(blender: Blender, tiles: Sequence[Tile], shares: np.ndarray, seen: np.ndarray, overlap: int) -> None:
     """tiles: B; shares: (B, K, h, w); seen: (B, h, w) bool."""
-    weights = blend_weights(*seen.shape[1:], overlap)
+    height, width = seen.shape[1:]
+    weights = blend_weights(height, width, overlap)
     for tile, one, shown in zip(tiles, shares, seen, strict=True):
         blender.add(tile.top, tile.left, one, weights * shown)
 

@@ -98,9 +98,9 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Prepr
 def _digest(store: Store) -> str:
     """Of the store's layout, index and statistics, which change with its pixels; reading those would take minutes."""
     digest = hashlib.sha256()
-    for name in ("zarr.json", "index.parquet", "stats.json"):
+    for file in (store.path / name for name in ("zarr.json", "index.parquet", "stats.json")):
         try:
-            digest.update((store.path / name).read_bytes())
+            digest.update(file.read_bytes())
         except OSError as error:
-            raise DataError(f"{store.path / name}: cannot be read ({error.strerror}); prepare the store again") from None
+            raise DataError(f"{file}: cannot be read ({error.strerror}); prepare the store again") from None
     return digest.hexdigest()[:16]

@@ -127,11 +127,7 @@ def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> lis
     """The areas of a store or of a folder of GeoTIFFs, told apart by what is inside."""
     source = settings.source
     if _is_store(source):
-        for name in OF_GEOTIFFS:
-            value = getattr(settings, name)
-            if value != PredictSettings.model_fields[name].default:
-                given = ",".join(value) if isinstance(value, tuple) else f"{value:g}"
-                raise UsageError(f"--{name} {given}: {source} is a store, which says itself how it is read; leave it out")
+        _check_store_settings(settings)
         return open_store(source, preprocessing, settings.folds, settings.limit)
     if settings.folds is not None:
         raise UsageError(f"--folds {','.join(map(str, settings.folds))}: {source} is no store, only stores have folds")
@@ -140,6 +136,15 @@ def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> lis
         raise DataError(f"{source}: {what}; give a store, or a folder of dated GeoTIFFs")
     reading = Reading(settings.bands, settings.scale, settings.offset, settings.nodata)
     return [open_folder(source, preprocessing, reading)]
+
+
+def _check_store_settings(settings: PredictSettings) -> None:
+    """Refuse what is said of GeoTIFFs where the source is a store."""
+    for name in OF_GEOTIFFS:
+        value = getattr(settings, name)
+        if value != PredictSettings.model_fields[name].default:
+            given = ",".join(value) if isinstance(value, tuple) else f"{value:g}"
+            raise UsageError(f"--{name} {given}: {settings.source} is a store, which says itself how it is read")
 
 
 def _is_store(source: Path) -> bool:

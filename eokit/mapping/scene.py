@@ -28,7 +28,7 @@ class Window(NamedTuple):
 class Scene(Protocol):
     """Pixels of one place through time, all modalities on one grid.
 
-    days: modality -> (T,) int32 since 1970-01-01. preprocessing: the model's, in the units and with the nodata of `read`.
+    days: modality -> (T,) int32 since 1970-01-01. preprocessing: the model's, for the units and the nodata of `read`.
     """
 
     name: str

@@ -226,5 +226,5 @@ def test_a_map_is_not_continued_with_another_store_at_the_same_place(tmp_path):
     with pytest.raises(Interrupted):
         draw_store(store.path, tmp_path / "map.tif", StopsAfter(1), batch_size=1)
     replaced(store)
-    with pytest.raises(UsageError, match="cannot be continued, source.content was"):
+    with pytest.raises(UsageError, match=r"cannot be continued, source\.content was"):
         draw_store(store.path, tmp_path / "map.tif", resume=True, batch_size=1)

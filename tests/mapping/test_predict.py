@@ -320,7 +320,7 @@ def test_resuming_a_map_beside_the_confidence_of_another_one_is_refused(tmp_path
     predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
     predict_with(predictor(identity="other"), settings(folder, tmp_path / "else.tif"))
     (tmp_path / "else_confidence.tif").replace(tmp_path / "map_confidence.tif")
-    with pytest.raises(UsageError, match="map_confidence.tif: is there already and was made by another model"):
+    with pytest.raises(UsageError, match=r"map_confidence\.tif: is there already and was made by another model"):
         predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))
 
 

@@ -21,7 +21,7 @@ def toy_batch(size: int) -> Batch:
 
 def test_a_batch_that_a_run_would_refuse_is_refused():
     settings = LoopSettings(batch_size=15, accumulate=4, device="cpu")
-    with pytest.raises(UsageError, match="batch_size 15 does not divide .* use a multiple of 4"):
+    with pytest.raises(UsageError, match=r"batch_size 15 does not divide .* use a multiple of 4"):
         dry_run(ToyRecipe(), toy_batch(2), settings)
 
 
