@@ -122,11 +122,14 @@ def make_predictor(model: str, preset: str) -> Any:
         weights = torch.randn(len(classes), len(BANDS))
 
         def by_pixel(batch: Any) -> Any:
-            return torch.einsum("kc,bchw->bkhw", weights, batch.series["s2"].values.mean(1))
+            series = batch.series["s2"]
+            return torch.einsum("kc,bchw->bkhw", weights, series.values.mean(1)), series.valid.any(1)
 
         return Predictor(by_pixel, preprocessing, classes, 4, "benchmark", device)
     segmenter = SegmentationModel(build_encoder("cropsts", preset), Task(classes)).eval()
-    return Predictor(segmenter, preprocessing, classes, segmenter.encoder.patch_size, "benchmark", device)
+    return Predictor(
+        segmenter.logits_and_seen, preprocessing, classes, segmenter.encoder.patch_size, "benchmark", device
+    )
 
 
 if __name__ == "__main__":

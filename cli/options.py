@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +31,8 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         if verbose and given["quiet"]:
             raise UsageError("-v and -q exclude each other; leave one out")
         started = time.monotonic()
-        command(**given)
+        with _logging(verbose):
+            command(**given)
         if verbose:
             say(f"took {time.monotonic() - started:.1f} s, {peak_bytes() / 2**30:.2f} GiB of memory at most")
 
@@ -38,7 +41,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for."),
-        click.option("-v", "--verbose", is_flag=True, help="Tell the settings used, the time and the memory taken."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell settings, weights loaded, time and memory taken."),
     ):
         wrapped = option(wrapped)
     return wrapped
@@ -84,3 +87,19 @@ def emit(result: Any, as_json: bool, quiet: bool, table: Callable[[], str]) -> N
         click.echo(json.dumps(result, indent=2, default=str))
     elif not quiet:
         click.echo(table())
+
+
+@contextmanager
+def _logging(verbose: bool) -> Iterator[None]:
+    """Under -v, what eokit logs goes to stderr."""
+    if not verbose:
+        yield
+        return
+    log, handler = logging.getLogger("eokit"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(logging.NOTSET)
+        log.removeHandler(handler)

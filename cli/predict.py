@@ -59,7 +59,8 @@ def command(
 
     The source is a store, or a folder of GeoTIFFs on one grid, one file a date (or one a band). A date comes from a
     file's name (20200113, 2020-01-13, Sentinel-2 product names), else from its tags. Subfolders s2/, s1-asc/ ... hold
-    several sensors. Pixels that no date shows are nodata (255); for optical sensors all bands 0 counts as not seen.
+    several sensors. Pixels that no date shows are nodata (255), and so are patches of the model that are less than half
+    seen on every date; for optical sensors all bands 0 counts as not seen.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds
@@ -90,7 +91,7 @@ def _text(result: Any) -> str:
     speed = f", {result.pixels_per_second:,.0f} px/s" if result.pixels_per_second else ""
     lines.append(f"{rows:,} x {columns:,} px in {result.crs}, {result.seconds:.1f} s{speed}")
     if result.partial:
-        lines.append("partial: drawn with --limit, the rest of the map is nodata")
+        lines.append("partial: drawn with --limit, the rest is left out")
     if result.synthetic:
         lines.append("SYNTHETIC data or model")
     paths = (("map", result.path), ("confidence", result.confidence), ("picture", result.picture))
@@ -113,7 +114,7 @@ def _dry_text(cost: Any) -> str:
         f"time        about {cost.seconds:.3g} s for the model, without reading",
     ]
     if cost.partial:
-        lines.append("partial: --limit leaves the rest of the map nodata")
+        lines.append("partial: --limit leaves the rest out")
     if cost.synthetic:
         lines.append("SYNTHETIC data or model")
     return "\n".join([*lines, "nothing was written"])

@@ -36,7 +36,7 @@ from eokit.nn.device import pick_device
 from eokit.tasks import linear_probe
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
@@ -106,7 +106,7 @@ class Study:
         if not folds:
             there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
             raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
-        chosen = spread(self.store.select(folds), self.settings.limit)
+        chosen = thin_out(self.store.select(folds), self.settings.limit)
         dates = DatePolicy(self.settings.dates) if self.settings.dates else None
         return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
 
@@ -174,6 +174,8 @@ def lay_out(settings: EvaluateSettings) -> Study:
     store = Store.open(settings.data)
     classes, ignore = label_layer(store, settings.label)
     split = choose_split(store.folds.tolist(), settings.train_folds, settings.val_folds, settings.folds)
+    if bundle is not None and chosen_protocol(settings, bundle) == "finetuned":
+        split = as_learned(split, bundle, store)
     if bundle is not None:
         preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle))
     else:
@@ -197,6 +199,12 @@ def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protoc
     if settings.random_init and protocol not in ("knn", "linear"):
         raise UsageError(f"--random-init is for the protocols knn and linear, not for {protocol}")
     return protocol
+
+
+def as_learned(split: Split, bundle: Bundle, store: Store) -> Split:
+    """`split` with the folds that a fine-tuned bundle says it learned from; none where that was other data."""
+    told = bundle.provenance if bundle.provenance.get("dataset") == store.dataset else {}
+    return Split(tuple(told.get("train_folds") or ()), tuple(told.get("val_folds") or ()), split.test)
 
 
 def knn(study: Study) -> Outcome:

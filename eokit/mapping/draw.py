@@ -69,7 +69,7 @@ class Work:
 def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
     """Draw one area into `out`, its confidence and its picture; a finished map is left as it is under `resume`."""
     strips = plan_strips(area.scenes, plan.tile, plan.overlap)
-    whole = plan.rows is None or plan.rows >= len(strips)
+    whole = not area.limited and (plan.rows is None or plan.rows >= len(strips))
     strips = strips[: plan.rows]
     made_of = _made_of(predictor, area, plan)
     tags = _tags(predictor, area, made_of, whole)
@@ -84,7 +84,7 @@ def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
         write_class_map(partial, area, out, predictor.classes, colours, tags)
         partial.remove()
     result = _result(predictor, area, out, whole, work)
-    views = views_of(area, out, predictor.preprocessing, strips[-1].bottom)
+    views = views_of(area, out, strips[-1].bottom)
     legend = _legend(result.classes, predictor.classes, colours)
     draw_map(result.picture, views, legend, out.name, result.synthetic)
     return result
@@ -106,18 +106,19 @@ def _fill(partial: PartialMap, predictor: Predictor, area: Area, strips: Sequenc
             for finished in blender.advance(top):
                 pixels += partial.write(*finished)
             if prepared.batch is not None:
-                _blend(blender, prepared, probabilities(predictor, prepared), plan.overlap)
+                _blend(blender, prepared.tiles, *probabilities(predictor, prepared), plan.overlap)
             bar.advance(prepared.read, tiles_s=(bar.done + prepared.read) / max(time.monotonic() - started, 1e-9))
         for finished in blender.advance(area.height):
             pixels += partial.write(*finished)
     return Work(time.monotonic() - started, total, pixels)
 
 
-def _blend(blender: Blender, prepared: Prepared, shares: np.ndarray, overlap: int) -> None:
-    height, width = prepared.seen.shape[1:]
+def _blend(blender: Blender, tiles: Sequence[Tile], shares: np.ndarray, seen: np.ndarray, overlap: int) -> None:
+    """tiles: B; shares: (B, K, h, w); seen: (B, h, w) bool."""
+    height, width = seen.shape[1:]
     weights = blend_weights(height, width, overlap)
-    for tile, seen, one in zip(prepared.tiles, prepared.seen, shares, strict=True):
-        blender.add(tile.top, tile.left, one, weights * seen)
+    for tile, one, shown in zip(tiles, shares, seen, strict=True):
+        blender.add(tile.top, tile.left, one, weights * shown)
 
 
 def tiles_a_batch(area: Area, plan: Plan) -> int:
@@ -150,11 +151,15 @@ def _tags(predictor: Predictor, area: Area, made_of: dict[str, Any], whole: bool
 
 
 def _check_finished(out: Path, tags: dict[str, str]) -> None:
-    if read_tags(out).get(MADE_OF_TAG) != tags[MADE_OF_TAG]:
-        raise UsageError(
-            f"{out}: is there already and was made by another model, of other data or with other settings, so there is"
-            " nothing to continue; add --overwrite to replace it"
-        )
+    """Both files of a map that is there must be those of this run."""
+    for path in (out, confidence_path(out)):
+        if not path.exists():
+            raise UsageError(f"{path}: is missing beside {out.name}; add --overwrite to draw both again")
+        if read_tags(path).get(MADE_OF_TAG) != tags[MADE_OF_TAG]:
+            raise UsageError(
+                f"{path}: is there already and was made by another model, of other data or with other settings, so"
+                " there is nothing to continue; add --overwrite to replace it"
+            )
 
 
 def _result(predictor: Predictor, area: Area, out: Path, whole: bool, work: Work) -> MapResult:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from eokit.data.sample import Batch, Series, Where
+from eokit.data.sample import Batch
 from eokit.mapping.draw import Plan, crs_name, tiles_a_batch
 from eokit.mapping.inference import Predictor, Prepared, probabilities
 from eokit.mapping.scene import Area, pixel_sides
 from eokit.mapping.tiles import Strip, plan_strips
 from eokit.memory import peak_bytes
+from eokit.tasks.noise import random_batch
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def estimate(predictor: Predictor, area: Area, out: Path, plan: Plan, cache_byte
         memory_bytes=tried + (on_cpu if predictor.device.type == "cpu" else 0),
         seconds=seconds * tiles / len(batch),
         device=str(predictor.device),
-        partial=len(chosen) < len(strips),
+        partial=area.limited or len(chosen) < len(strips),
         synthetic=predictor.synthetic or area.synthetic,
         notes=area.notes,
     )
@@ -101,14 +102,8 @@ def _window(strips: Sequence[Strip]) -> tuple[int, int]:
 def _random_batch(predictor: Predictor, dates: dict[str, tuple[int, int]], window: tuple[int, int], size: int) -> Batch:
     """Tiles as long and as large as the largest, padded to whole patches as the real ones are."""
     height, width = (side + -side % predictor.patch_size for side in window)
-    series = {}
-    for name, (_, most) in dates.items():
-        one, most = predictor.preprocessing.inputs[name], max(most, 1)
-        values = torch.randn(size, most, len(one.bands), height, width)
-        days = (18_000 + 5 * torch.arange(most, dtype=torch.int32)).expand(size, most)
-        valid = torch.ones(size, most, height, width, dtype=torch.bool)
-        series[name] = Series(values, days, valid, one.sensor)
-    return Batch(series, tuple(Where(f"random-{number}") for number in range(size)))
+    longest = {name: max(most, 1) for name, (_, most) in dates.items()}
+    return random_batch(predictor.preprocessing, longest, (size, height, width))
 
 
 def _try(predictor: Predictor, batch: Batch) -> tuple[float, int]:

@@ -75,6 +75,7 @@ class GeotiffScene:
         first = next(iter(images.values()))[0].planes[0][0]
         self.name, (self.height, self.width) = name, first.size
         self.days = {key: np.array([image.day for image in row], np.int32) for key, row in images.items()}
+        self.preprocessing = preprocessing
         self._images, self._inputs, self._reading = images, preprocessing.inputs, reading
         self._files = _OpenFiles({file.path for row in images.values() for one in row for file, _ in one.planes})
 

@@ -1,6 +1,7 @@
 """The model of a bundle as a map needs it, and batches of tiles made ready for it by reading threads.
 
-Called by `eokit.mapping.predict`. Anything that turns a Batch into logits can stand in for the model.
+Called by `eokit.mapping.predict`. Anything that turns a Batch into logits, and says where they mean something, can
+stand in for the model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from eokit.data.collate import collate
 from eokit.data.dataset import DatePolicy
@@ -33,12 +33,13 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Predictor:
-    """What draws: `model` turns a Batch into logits (B, K, H, W); `identity` tells it from any other model.
+    """What draws: `model` turns a Batch into logits (B, K, H, W) and where it saw anything (B, H, W) bool.
 
+    identity: tells the model from any other one.
     dates, size: dates and pixels (along an edge) of the samples that the model learned from, None: any.
     """
 
-    model: Callable[[Batch], Tensor]
+    model: Callable[[Batch], tuple[Tensor, Tensor]]
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     patch_size: int
@@ -56,7 +57,7 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     bundle = load_bundle(folder)
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
     return Predictor(
-        model=model,
+        model=model.logits_and_seen,
         preprocessing=bundle.preprocessing,
         classes=model.task.classes,
         patch_size=bundle.encoder.patch_size,
@@ -106,29 +107,36 @@ def prepare(tiles: Sequence[Tile], predictor: Predictor, most_dates: int | None 
 
 
 def _series(tile: Tile, modality: str, predictor: Predictor, most_dates: int | None) -> tuple[Series, np.ndarray]:
-    """One modality of a tile, padded with unseen pixels to whole patches, and where (h, w) any date shows it."""
-    days = tile.scene.days[modality]
+    """One modality of a tile, padded to whole patches, and where (h, w) any date shows it."""
+    days, preprocessing = tile.scene.days[modality], tile.scene.preprocessing
     chosen = DatePolicy(most_dates or max(len(days), 1)).pick(len(days), None)
-    values, valid = predictor.preprocessing.apply(modality, tile.scene.read(modality, tile.window, chosen))
+    values, valid = preprocessing.apply(modality, tile.scene.read(modality, tile.window, chosen))
     shown = np.logical_or.reduce(valid, axis=0)
     days, dates = days[chosen], np.flatnonzero(valid.any(axis=(1, 2)))
     if len(dates) < len(days):
         dates = dates if len(dates) else np.arange(1)
         values, valid, days = values[dates], valid[dates], days[dates]
-    edges = (0, -tile.window.width % predictor.patch_size, 0, -tile.window.height % predictor.patch_size)
+    # By copies of the last row and column: of unseen pixels, a patch at the edge would have too many to count as seen.
+    edges = [(0, -side % predictor.patch_size) for side in valid.shape[1:]]
+    if np.any(edges):
+        values = np.pad(values, [(0, 0), (0, 0), *edges], "edge")
+        valid = np.pad(valid, [(0, 0), *edges], "edge")
     parts = torch.from_numpy(values), torch.from_numpy(days), torch.from_numpy(valid)
-    if any(edges):
-        parts = pad(parts[0], edges), parts[1], pad(parts[2], edges)
-    return Series(*parts, predictor.preprocessing.inputs[modality].sensor), shown
+    return Series(*parts, preprocessing.inputs[modality].sensor), shown
 
 
 @torch.inference_mode()
-def probabilities(predictor: Predictor, prepared: Prepared) -> np.ndarray:
-    """(B, K, h, w) float32 class probabilities of the prepared tiles."""
+def probabilities(predictor: Predictor, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """(B, K, h, w) float32 class probabilities of the prepared tiles, and (B, h, w) bool where they count.
+
+    A pixel that some date shows does not count in a patch that the model did not see: its class would be the head's
+    bias. Training leaves such pixels out as well.
+    """
     assert prepared.batch is not None
-    logits = predictor.model(prepared.batch.to(predictor.device)).float()
+    logits, seen = predictor.model(prepared.batch.to(predictor.device))
     height, width = prepared.seen.shape[1:]
-    return logits[..., :height, :width].softmax(dim=1).cpu().numpy()
+    shares = logits.float()[..., :height, :width].softmax(dim=1).cpu().numpy()
+    return shares, prepared.seen & seen[..., :height, :width].cpu().numpy()
 
 
 def read_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:

@@ -6,15 +6,18 @@ the nearest pixel.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.store import Store
-from eokit.errors import DataError, WeightsError
+from eokit.errors import DataError
 from eokit.mapping.scene import Area, Placed, Window
+from eokit.tasks.inputs import match_inputs
 
 LARGEST = 2_000_000_000
 """Pixels of the largest mosaic; a UTM zone of France at 10 m has 1e10, which no one wants as one file by accident."""
@@ -23,9 +26,10 @@ LARGEST = 2_000_000_000
 class PatchScene:
     """One sample of a store; see `eokit.mapping.scene.Scene`."""
 
-    def __init__(self, store: Store, sample: int, modalities: Sequence[str]) -> None:
+    def __init__(self, store: Store, sample: int, preprocessing: Preprocessing) -> None:
         self._store, self._sample = store, sample
-        self.name = store.ids[sample]
+        self.name, self.preprocessing = store.ids[sample], preprocessing
+        modalities = list(preprocessing.inputs)
         self.height, self.width = store.modalities[modalities[0]].shape[1:]
         self.days = {modality: store.days(modality, sample) for modality in modalities}
 
@@ -38,13 +42,17 @@ class PatchScene:
 def open_store(
     path: Path, preprocessing: Preprocessing, folds: Sequence[int] | None = None, limit: int | None = None
 ) -> list[Area]:
-    """One area per coordinate system of the chosen samples.
+    """One area per coordinate system of the chosen samples, read in the scale and nodata of the store.
 
     DataError: samples without a place on a grid. WeightsError: modalities or bands that are not the model's.
     """
     store = Store.open(path)
-    modalities = _shared_modalities(store, preprocessing, path)
-    samples = [int(sample) for sample in store.select(folds, limit)]
+    preprocessing, notes = match_inputs(preprocessing, store, "the model")
+    if unused := [name for name in store.modalities if name not in preprocessing.inputs]:
+        notes.append(f"{', '.join(unused)} of the store is not used: the model does not take it")
+    chosen = store.select(folds)
+    count = len(chosen) if limit is None else limit
+    samples, left_out = chosen[:count].tolist(), chosen[count:].tolist()
     groups: dict[str, list[int]] = {}
     for sample in samples:
         where = store.where(sample)
@@ -54,28 +62,12 @@ def open_store(
                 " be drawn on a map; prepare the store from data with footprints, or predict from GeoTIFFs"
             )
         groups.setdefault(where.crs, []).append(sample)
-    return [_mosaic(store, crs, row, modalities) for crs, row in sorted(groups.items())]
+    short = {store.where(sample).crs for sample in left_out}
+    areas = [_mosaic(store, crs, row, preprocessing) for crs, row in sorted(groups.items())]
+    return [replace(area, notes=tuple(notes), limited=area.crs in short) for area in areas]
 
 
-def _shared_modalities(store: Store, preprocessing: Preprocessing, path: Path) -> list[str]:
-    """Modalities that both the store and the model have, checked band by band."""
-    shared = [name for name in preprocessing.inputs if name in store.modalities]
-    if not shared:
-        raise WeightsError(
-            f"{path} has {', '.join(store.modalities)}, the model takes {', '.join(preprocessing.inputs)}; nothing fits"
-        )
-    for name in shared:
-        spec, one = store.modalities[name], preprocessing.inputs[name]
-        preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(path))
-        if (spec.scale, spec.nodata) != (one.scale, one.nodata):
-            raise WeightsError(
-                f"{path}: {name} has scale {spec.scale:g} and nodata {spec.nodata}, the model was trained with"
-                f" {one.scale:g} and {one.nodata}; prepare the store again"
-            )
-    return shared
-
-
-def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence[str]) -> Area:
+def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Preprocessing) -> Area:
     grids = np.array([store.where(sample).transform for sample in samples], np.float64)[:, :6]
     a, b, _, d, e, _ = grids[0]
     for sample, grid in zip(samples, grids, strict=True):
@@ -84,7 +76,7 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence
                 f"{store.path}: sample {store.ids[sample]} has pixels {tuple(grid[[0, 1, 3, 4]])}, expected the"
                 f" north-up {a:g} x {e:g} of sample {store.ids[samples[0]]}; map them apart (--folds, --limit)"
             )
-    height, width = store.modalities[modalities[0]].shape[1:]
+    height, width = store.modalities[next(iter(preprocessing.inputs))].shape[1:]
     left, top = grids[:, 2].min(), grids[:, 5].max()
     columns = np.rint((grids[:, 2] - left) / a).astype(int)
     rows = np.rint((grids[:, 5] - top) / e).astype(int)
@@ -95,10 +87,20 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], modalities: Sequence
             " as one map; choose fewer (--folds, --limit)"
         )
     scenes = tuple(
-        Placed(PatchScene(store, sample, modalities), int(row), int(column))
+        Placed(PatchScene(store, sample, preprocessing), int(row), int(column))
         for sample, row, column in zip(samples, rows, columns, strict=True)
     )
-    identity = {"store": store.dataset, "samples": [store.ids[sample] for sample in samples]}
-    missing = [name for name in store.modalities if name not in modalities]
-    notes = (f"{', '.join(missing)} of the store is not used: the model does not take it",) if missing else ()
-    return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, notes)
+    ids = [store.ids[sample] for sample in samples]
+    identity = {"store": store.dataset, "content": _digest(store), "samples": ids}
+    return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic)
+
+
+def _digest(store: Store) -> str:
+    """Of the store's layout, index and statistics, which change with its pixels; reading those would take minutes."""
+    digest = hashlib.sha256()
+    for file in (store.path / name for name in ("zarr.json", "index.parquet", "stats.json")):
+        try:
+            digest.update(file.read_bytes())
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror}); prepare the store again") from None
+    return digest.hexdigest()[:16]

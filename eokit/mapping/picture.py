@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eokit.data.preprocessing import NODATA, Preprocessing
+from eokit.data.preprocessing import NODATA
 from eokit.data.spec import ModalitySpec
 from eokit.mapping.cog import confidence_path
 from eokit.mapping.names import EPOCH
@@ -30,13 +30,14 @@ PROBE = 48
 
 
 class TrueColour(NamedTuple):
-    """Which bands of which modality are red, green and blue."""
+    """Which bands of which modality are red, green and blue; `nodata`: its value of unseen pixels."""
 
     modality: str
     bands: tuple[int, int, int]
+    nodata: int | None
 
 
-def views_of(area: Area, out: Path, preprocessing: Preprocessing, bottom: int) -> list[View]:
+def views_of(area: Area, out: Path, bottom: int) -> list[View]:
     """The whole map down to row `bottom`, or a few samples where they lie far apart."""
     covered = sum(one.scene.height * one.scene.width for one in area.scenes)
     if covered >= DENSE * area.height * area.width or len(area.scenes) == 1:
@@ -47,10 +48,10 @@ def views_of(area: Area, out: Path, preprocessing: Preprocessing, bottom: int) -
         windows = [
             (f"sample {one.scene.name}", Window(one.top, one.left, one.scene.height, one.scene.width)) for one in chosen
         ]
-    return [_view(area, out, preprocessing, title, window) for title, window in windows]
+    return [_view(area, out, title, window) for title, window in windows]
 
 
-def _view(area: Area, out: Path, preprocessing: Preprocessing, title: str, window: Window) -> View:
+def _view(area: Area, out: Path, title: str, window: Window) -> View:
     import rasterio
     from rasterio.windows import Window as Block
 
@@ -63,20 +64,20 @@ def _view(area: Area, out: Path, preprocessing: Preprocessing, title: str, windo
             layers.append(source.read(1, window=block, out_shape=size))
     tall, wide = pixel_sides(area.crs, area.transform, area.height)
     metres = tall * window.height / size[0], wide * window.width / size[1]
-    rgb, days = _true_colour(area.scenes, preprocessing, window, size, thin)
+    rgb, days = _true_colour(area.scenes, window, size, thin)
     shown = f"true colour {days[0]}" if len(days) == 1 else "true colour, clearest dates"
     return View(title, layers[0], layers[1], metres, rgb, shown)
 
 
 def _true_colour(
-    scenes: Sequence[Placed], preprocessing: Preprocessing, window: Window, size: tuple[int, int], thin: int
+    scenes: Sequence[Placed], window: Window, size: tuple[int, int], thin: int
 ) -> tuple[np.ndarray | None, list]:
     """(h, w, 3) uint8 of the clearest date of each scene in `window`, and those dates; None where none sees colour."""
     canvas = np.full((3, *size), NODATA, np.int16)
     days = set()
     for one in scenes:
         inside = _intersect(one, window)
-        colour = _colour_bands(one.scene, preprocessing)
+        colour = _colour_bands(one.scene)
         if inside is None or colour is None:
             continue
         date = clearest_date(one.scene, colour, inside)
@@ -86,7 +87,7 @@ def _true_colour(
             continue
         values = _thinned(one.scene, colour, inside, date, thin)[:, :height, :width]
         part = canvas[:, top : top + height, left : left + width]
-        np.copyto(part, values, where=values != NODATA)
+        np.copyto(part, values, where=values != colour.nodata)
         days.add(EPOCH + timedelta(days=int(one.scene.days[colour.modality][date])))
     return (_stretch(canvas), sorted(days)) if days else (None, [])
 
@@ -110,7 +111,7 @@ def clearest_date(scene: Scene, colour: TrueColour, inside: Window) -> int:
     """The date whose bright end in blue (90th percentile: clouds, haze) is darkest among those that show most."""
     probes = [scene.read(colour.modality, probe)[:, colour.bands[2]] for probe in _probes(inside)]
     blue = np.concatenate([probe.reshape(len(probe), -1) for probe in probes], axis=1)
-    seen = blue != NODATA
+    seen = blue != colour.nodata
     bright = [np.percentile(row[shown], 90) if shown.any() else np.inf for row, shown in zip(blue, seen, strict=True)]
     shares = seen.mean(axis=1)
     return int(np.argmin(np.where(shares >= 0.95 * shares.max(), bright, np.inf)))
@@ -127,13 +128,13 @@ def _probes(inside: Window) -> list[Window]:
     ]
 
 
-def _colour_bands(scene: Scene, preprocessing: Preprocessing) -> TrueColour | None:
+def _colour_bands(scene: Scene) -> TrueColour | None:
     for modality in scene.days:
-        one = preprocessing.inputs[modality]
+        one = scene.preprocessing.inputs[modality]
         spec = ModalitySpec(modality, one.sensor, one.bands, (len(one.bands), scene.height, scene.width))
         bands = find_bands(spec, ("red", "green", "blue"))
         if bands is not None and len(scene.days[modality]):
-            return TrueColour(modality, (bands[0], bands[1], bands[2]))
+            return TrueColour(modality, (bands[0], bands[1], bands[2]), one.nodata)
     return None
 
 

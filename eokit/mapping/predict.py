@@ -32,6 +32,8 @@ GDAL_CACHE_MB = 256
 TILE = 128
 """Pixels along a tile for a model that does not say what it learned from."""
 SUFFIXES = (".tif", ".tiff")
+OF_GEOTIFFS = ("bands", "scale", "offset", "nodata")
+"""Settings that say how GeoTIFFs are read."""
 
 
 class PredictSettings(Settings):
@@ -50,8 +52,8 @@ class PredictSettings(Settings):
     workers: int = Field(2, ge=0, description="threads that read ahead")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     bands: tuple[str, ...] | None = Field(None, description="bands of the GeoTIFFs in order; null: what the files say")
-    scale: float = Field(1.0, description="GeoTIFF values are multiplied by this")
-    offset: float = Field(0.0, description="and this is added")
+    scale: float = Field(1.0, allow_inf_nan=False, description="GeoTIFF values are multiplied by this")
+    offset: float = Field(0.0, allow_inf_nan=False, description="and this is added")
     nodata: float | None = Field(None, description="value of unseen pixels, where the GeoTIFFs do not say")
     dates: int | None = Field(
         None, gt=0, description="at most so many dates, evenly spaced; null: as the model learned"
@@ -125,6 +127,7 @@ def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> lis
     """The areas of a store or of a folder of GeoTIFFs, told apart by what is inside."""
     source = settings.source
     if _is_store(source):
+        _check_store_settings(settings)
         return open_store(source, preprocessing, settings.folds, settings.limit)
     if settings.folds is not None:
         raise UsageError(f"--folds {','.join(map(str, settings.folds))}: {source} is no store, only stores have folds")
@@ -133,6 +136,15 @@ def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> lis
         raise DataError(f"{source}: {what}; give a store, or a folder of dated GeoTIFFs")
     reading = Reading(settings.bands, settings.scale, settings.offset, settings.nodata)
     return [open_folder(source, preprocessing, reading)]
+
+
+def _check_store_settings(settings: PredictSettings) -> None:
+    """Refuse what is said of GeoTIFFs where the source is a store."""
+    for name in OF_GEOTIFFS:
+        value = getattr(settings, name)
+        if value != PredictSettings.model_fields[name].default:
+            given = ",".join(value) if isinstance(value, tuple) else f"{value:g}"
+            raise UsageError(f"--{name} {given}: {settings.source} is a store, which says itself how it is read")
 
 
 def _is_store(source: Path) -> bool:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from eokit.data.preprocessing import Preprocessing
+
 SYNTHETIC_TAG = "EOKIT_SYNTHETIC"
 """The tag ("yes") of GeoTIFFs whose pixels, or the model that drew them, were made up."""
 
@@ -24,15 +26,19 @@ class Window(NamedTuple):
 
 
 class Scene(Protocol):
-    """Pixels of one place through time, all modalities on one grid. `days`: modality -> (T,) int32 since 1970-01-01."""
+    """Pixels of one place through time, all modalities on one grid.
+
+    days: modality -> (T,) int32 since 1970-01-01. preprocessing: the model's, for the units and the nodata of `read`.
+    """
 
     name: str
     height: int
     width: int
     days: dict[str, np.ndarray]
+    preprocessing: Preprocessing
 
     def read(self, modality: str, window: Window, dates: np.ndarray | None = None) -> np.ndarray:
-        """(T, C, h, w) int16 in the units and bands of the model's preprocessing, its nodata in all bands where unseen.
+        """(T, C, h, w) in the units and bands of `preprocessing`, its nodata in all bands where unseen.
 
         Called from several threads at once. `dates` picks dates by number. A DataError where a file cannot be read.
         """
@@ -53,6 +59,7 @@ class Area:
 
     crs: whatever rasterio takes (WKT or EPSG:...). transform: the six affine numbers (a, b, c, d, e, f).
     identity: plain values that tell this input from another one; a map is continued only where they are the same.
+    limited: whether samples that belong to it were left out.
     """
 
     crs: str
@@ -63,6 +70,7 @@ class Area:
     identity: dict[str, Any]
     synthetic: bool = False
     notes: tuple[str, ...] = field(default=())
+    limited: bool = False
 
 
 def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[float, float]:

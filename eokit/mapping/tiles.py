@@ -144,4 +144,4 @@ class Blender:
 
 
 UNSEEN = 255
-"""Value of both maps where no date showed the pixel."""
+"""Value of both maps where no date showed the pixel, or the model did not see its patch on any."""

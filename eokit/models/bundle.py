@@ -9,7 +9,10 @@ Written aside and renamed, so that a folder that is there is whole. Loading is s
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eokit.data.preprocessing import Preprocessing
-from eokit.errors import WeightsError
+from eokit.errors import UsageError, WeightsError
 from eokit.files import cleaned, put_in_place, writing
 from eokit.models.base import Encoder
 from eokit.models.registry import FAMILIES, build_encoder
 
+LOG = logging.getLogger(__name__)
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "bundle.json", "weights.safetensors"
+KEYS: dict[str, tuple[type, ...]] = {
+    "family": (str,),
+    "model": (dict,),
+    "preprocessing": (dict,),
+    "task": (dict, type(None)),
+    "provenance": (dict,),
+}
+"""What bundle.json must hold beside its format, and as what."""
 
 
 @dataclass
@@ -69,7 +81,10 @@ def load_bundle(path: Path) -> Bundle:
     """Read a bundle, or the newest bundle of a run folder; every tensor must match (WeightsError, exit 4)."""
     path = find_bundle(path)
     description = _read_description(path)
-    encoder = build_encoder(description["family"], None, description["model"])
+    with _named(path, "model"):
+        encoder = build_encoder(description["family"], None, description["model"])
+    with _named(path, "preprocessing"):
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
     try:
         tensors = load_file(path / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -79,13 +94,7 @@ def load_bundle(path: Path) -> Bundle:
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = value
     load_strict(encoder, parts["encoder"], str(path))
-    return Bundle(
-        encoder,
-        Preprocessing.from_dict(description["preprocessing"]),
-        description["task"],
-        parts["head"],
-        description["provenance"],
-    )
+    return Bundle(encoder, preprocessing, description["task"], parts["head"], description["provenance"])
 
 
 def find_bundle(path: Path) -> Path:
@@ -106,8 +115,8 @@ def newest_bundle(folder: Path = Path("runs")) -> Path:
     return max(found, key=lambda file: file.stat().st_mtime_ns).parent
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int:
-    """Load every tensor or none; returns how many matched. A mismatch names the differing keys (exit 4)."""
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load every tensor or none, and log how many matched. A mismatch names the differing keys (exit 4)."""
     own = module.state_dict()
     wrong = [f"missing {key}" for key in own.keys() - state.keys()]
     wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
@@ -121,19 +130,41 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> int
         matched = len(own) - sum(not line.startswith("unexpected") for line in wrong)
         raise WeightsError(f"{source}: {matched} of {len(own)} tensors match {type(module).__name__}: {shown}")
     module.load_state_dict(state)
-    return len(own)
+    LOG.info("%s: all %d tensors match %s", source, len(own), type(module).__name__)
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    """bundle.json with every key of `KEYS`, each of its type."""
+    file = path / CONFIG_FILE
     try:
-        description = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        description = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path / CONFIG_FILE}: cannot be read ({error})") from None
+        raise WeightsError(f"{file}: cannot be read ({error}); copy the bundle again") from None
+    if not isinstance(description, dict):
+        raise WeightsError(f"{file}: holds a {type(description).__name__}, expected keys and values")
     if description.get("format") != FORMAT:
         raise WeightsError(
             f"{path}: bundle format {description.get('format')!r}, this eokit reads {FORMAT};"
             " use the eokit that wrote it"
         )
-    if description.get("family") not in FAMILIES:
-        raise WeightsError(f"{path}: unknown model family {description.get('family')!r}; known: {', '.join(FAMILIES)}")
+    for key, kinds in KEYS.items():
+        if key not in description:
+            raise WeightsError(f"{file}: {key!r} is missing; copy the bundle again")
+        if not isinstance(description[key], kinds):
+            raise WeightsError(f"{file}: {key} = {description[key]!r}, expected {_words(kinds)}; copy the bundle again")
+    if description["family"] not in FAMILIES:
+        raise WeightsError(f"{path}: unknown model family {description['family']!r}; known: {', '.join(FAMILIES)}")
     return description
+
+
+def _words(kinds: tuple[type, ...]) -> str:
+    return " or ".join({str: "a text", dict: "keys and values", type(None): "null"}[kind] for kind in kinds)
+
+
+@contextmanager
+def _named(path: Path, key: str) -> Iterator[None]:
+    """Whatever is wrong with values of `key` in bundle.json becomes a WeightsError that names it."""
+    try:
+        yield
+    except (UsageError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path / CONFIG_FILE}: {key}: {error}") from None

@@ -33,10 +33,13 @@ def feature_std(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values of (K, D): from 1 (collapsed) to min(K, D): ().
 
-    Roy and Vetterli, "The effective rank", EUSIPCO 2007. Uses at most 2,048 rows, evenly spaced. Zero rows give 1.
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007. Uses at most 2,048 rows, evenly spaced. Zero rows give 1,
+    rows that are not finite NaN.
     """
     rows = features[:: max(1, -(-len(features) // RANK_ROWS))].double()
     gram = rows.T @ rows if len(rows) >= rows.shape[1] else rows @ rows.T
+    if not gram.isfinite().all():  # eigvalsh would raise
+        return gram.new_full((), torch.nan)
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
     return torch.special.entr(share).sum().exp()

@@ -57,7 +57,7 @@ def choose_split(
     return Split(tuple(free) if train is None else tuple(train), tuple(validation), tuple(test))
 
 
-def spread(numbers: np.ndarray, limit: int | None) -> np.ndarray:
+def thin_out(numbers: np.ndarray, limit: int | None) -> np.ndarray:
     """At most `limit` of the sample numbers, evenly spaced: neighbours in a store may be neighbours on the ground."""
     if limit is None or len(numbers) <= limit:
         return numbers
@@ -122,7 +122,10 @@ def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator
 
 
 def one_line(error: EokitError) -> EokitError:
-    """An error of a loader process as it was raised, without the traceback that torch wraps it in."""
+    """An error of a loader process as it was raised.
+
+    torch puts the whole traceback into its message, which ends "module.Class: message".
+    """
     kind = type(error)
     return kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2])
 

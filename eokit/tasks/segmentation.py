@@ -61,6 +61,11 @@ class SegmentationModel(nn.Module):
         """Logits (B, K, H, W) of a batch."""
         return self.decode(self.encoder(batch))
 
+    def logits_and_seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K, H, W), and (B, H, W) bool where they mean something: in patches that the encoder saw."""
+        features = self.encoder(batch)
+        return self.decode(features), seen_pixels(features.seen, self.encoder.patch_size)
+
     def decode(self, features: Features) -> Tensor:
         """Logits (B, K, H, W) from features; the void class gets `NEVER`."""
         logits = self.head(features)

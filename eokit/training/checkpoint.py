@@ -120,11 +120,20 @@ def step_of(path: Path) -> int:
         raise UsageError(f"{path}: a checkpoint is a folder step-NNNNNN under checkpoints/ of a run") from None
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Leave the newest `keep` checkpoints and the one of step `best`."""
-    for path in checkpoints(folder)[:-keep]:
-        if step_of(path) != best:
+def prune(folder: Path, keep: int) -> None:
+    """Leave the newest `keep` checkpoints, and the best ones so far of each of them: any can be gone on from."""
+    there = checkpoints(folder)
+    best = {_best_step(path) for path in there[-keep:]}
+    for path in there[:-keep]:
+        if step_of(path) not in best:
             shutil.rmtree(path)
+
+
+def _best_step(path: Path) -> int | None:
+    try:
+        return json.loads((path / FACTS).read_text(encoding="utf-8"))["state"]["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: no run goes on from it
 
 
 def drop_later(folder: Path, step: int) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from eokit.data.preprocessing import Preprocessing
-from eokit.data.sample import Batch, Series, Where
+from eokit.data.sample import Batch
 from eokit.training.distributed import joined
 from eokit.training.optim import autocast, make_optimizer
+from eokit.training.order import micro_batch
 from eokit.training.settings import LoopSettings
 
 PROBE = 2
@@ -46,12 +46,13 @@ class DryRun:
 def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
     """Try a step of `recipe` on `batch` twice (the first one warms up) and extend it to the batch of `settings`."""
     with joined(settings.device) as team:
+        micro = micro_batch(settings.batch_size, team.size, settings.accumulate)
         recipe.to(team.device).train()
         optimizer = make_optimizer(recipe, settings)
         batch = batch.to(team.device)
         for _ in range(2):
             begun = time.perf_counter()
-            saved = SavedBytes()
+            saved = SavedBytes(leave_out=(*recipe.parameters(), *recipe.buffers()))
             with autocast(settings.precision, team.device), saved:
                 loss = recipe(batch)["loss"]
             loss.backward()
@@ -59,7 +60,6 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
             optimizer.zero_grad(set_to_none=True)
             value = loss.item()
             seconds = time.perf_counter() - begun
-        micro = settings.batch_size // (team.size * settings.accumulate)
         share = micro / len(batch)
         sizes = [one.numel() for one in recipe.parameters()]
         trained = sum(one.numel() for one in recipe.parameters() if one.requires_grad)
@@ -76,17 +76,6 @@ def dry_run(recipe: nn.Module, batch: Batch, settings: LoopSettings) -> DryRun:
         )
 
 
-def random_batch(preprocessing: Preprocessing, shape: tuple[int, int, int], targets: Mapping[str, Tensor]) -> Batch:
-    """A batch of noise as `preprocessing` would deliver it, with these targets. shape: (B, T, H = W)."""
-    size, dates, edge = shape
-    series = {}
-    for name, one in preprocessing.inputs.items():
-        values = torch.randn(size, dates, len(one.bands), edge, edge)
-        days = (18_000 + 5 * torch.arange(dates, dtype=torch.int32)).expand(size, dates)
-        series[name] = Series(values, days, torch.ones(size, dates, edge, edge, dtype=torch.bool), one.sensor)
-    return Batch(series, tuple(Where(f"random-{number}") for number in range(size)), dict(targets))
-
-
 def every_other_token(size: int, tokens: int) -> Tensor:
     """A mask (B, h, w) that hides half of `size` grids of `tokens` x `tokens`."""
     return (torch.arange(tokens * tokens).view(tokens, tokens) % 2 == 0).expand(size, tokens, tokens)
@@ -98,9 +87,13 @@ def random_labels(size: int, edge: int, n_classes: int) -> Tensor:
 
 
 class SavedBytes(AbstractContextManager):
-    """Counts the bytes that autograd keeps for the backward pass; each storage once."""
+    """Counts the bytes that autograd keeps for the backward pass; each storage once.
 
-    def __init__(self) -> None:
+    leave_out: tensors that are there anyway, whatever the batch: weights.
+    """
+
+    def __init__(self, leave_out: Iterable[Tensor] = ()) -> None:
+        self._kept_anyway = {one.untyped_storage().data_ptr() for one in leave_out}
         self._seen: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
 
@@ -111,7 +104,8 @@ class SavedBytes(AbstractContextManager):
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        self._seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in self._kept_anyway:
+            self._seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     def __enter__(self) -> SavedBytes:

@@ -29,6 +29,7 @@ from eokit.data.collate import collate
 from eokit.data.sample import Batch
 from eokit.errors import EokitError, Interrupted, SetupError
 from eokit.progress import Progress
+from eokit.tasks.inputs import one_line
 from eokit.training.distributed import StopSignals, Team, joined
 from eokit.training.events import Clock
 from eokit.training.optim import autocast, make_optimizer, set_learning_rate
@@ -168,9 +169,7 @@ def next_batch(batches: Iterator[Batch], clock: Clock) -> Batch:
         try:
             return next(batches)
         except EokitError as error:
-            # From a worker, torch puts the whole traceback into the message, which ends "module.Class: message".
-            kind = type(error)
-            raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]) from None
+            raise one_line(error) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

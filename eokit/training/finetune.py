@@ -35,8 +35,9 @@ from eokit.models.bundle import CONFIG_FILE, Bundle, load_bundle, newest_bundle,
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, spread
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, thin_out
 from eokit.tasks.metrics import scores
+from eokit.tasks.noise import random_batch
 from eokit.tasks.segmentation import (
     Mode,
     SegmentationModel,
@@ -49,7 +50,7 @@ from eokit.tasks.segmentation import (
 )
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
-from eokit.training.dry_run import PROBE, DryRun, dry_run, random_batch, random_labels
+from eokit.training.dry_run import PROBE, DryRun, dry_run, random_labels
 from eokit.training.engine import FitResult, LoopSettings, Validation, fit
 from eokit.training.run import About
 
@@ -160,8 +161,10 @@ def try_out(settings: FinetuneSettings) -> tuple[Plan, DryRun]:
     plan = lay_out(settings)
     task, encoder = plan.recipe.model.task, plan.recipe.model.encoder
     days = [len(plan.store.days(name, one)) for name in plan.preprocessing.inputs for one in plan.dataset.indices]
-    shape = (PROBE, min(settings.dates, max(days)), task.size or 1)  # the size is filled in
-    batch = random_batch(plan.preprocessing, shape, {task.label: random_labels(PROBE, shape[2], len(task.classes))})
+    dates = dict.fromkeys(plan.preprocessing.inputs, min(settings.dates, max(days)))
+    edge = task.size or 1  # it is filled in
+    labels = {task.label: random_labels(PROBE, edge, len(task.classes))}
+    batch = random_batch(plan.preprocessing, dates, (PROBE, edge, edge), labels)
     if settings.mode == "head-only":
         with torch.no_grad():
             packed = pack_features(encoder.eval()(batch))
@@ -200,7 +203,7 @@ def lay_out(settings: FinetuneSettings) -> Plan:
     recipe = SegmentationRecipe(model, weights, settings.mode, settings.encoder_lr_scale)
 
     def patches(folds: tuple[int, ...], limit: int | None, **random: Any) -> SampleDataset:
-        chosen, targets, dates = spread(store.select(folds), limit), (settings.label,), DatePolicy(settings.dates)
+        chosen, targets, dates = thin_out(store.select(folds), limit), (settings.label,), DatePolicy(settings.dates)
         return SampleDataset(store.path, chosen, preprocessing, targets=targets, dates=dates, **random)
 
     moving = {} if settings.mode == "head-only" else {"crop": settings.crop, "transforms": (FlipRotate(),)}
@@ -231,7 +234,7 @@ def head_tokens(plan: Plan, dataset: Dataset[Sample], what: str) -> Tokens:
     encoded: Iterable[tuple[Features, Tensor]]
     if isinstance(dataset, SampleDataset):
         some = copy(dataset)
-        some.indices, some.transforms = spread(some.indices, START_PATCHES), ()
+        some.indices, some.transforms = thin_out(some.indices, START_PATCHES), ()
         encoded = encode(encoder, some, labels, how, what)
     else:
         encoded = ((unpack_features(batch), batch.targets[task.label]) for batch in batches(dataset, how))

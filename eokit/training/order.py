@@ -56,23 +56,29 @@ class RankBatches:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        parts = self.ranks * self.accumulate
-        if self.order.batch_size % parts:
-            raise UsageError(
-                f"batch_size {self.order.batch_size} does not divide into {self.ranks} processes x {self.accumulate}"
-                f" micro-batches; use a multiple of {parts}"
-            )
+        micro_batch(self.order.batch_size, self.ranks, self.accumulate)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        size = self.order.batch_size // (self.ranks * self.accumulate)
+        size = micro_batch(self.order.batch_size, self.ranks, self.accumulate)
         for step in range(self.start, self.stop):
             draws = self.order.batch(step)
             for micro in range(self.accumulate):
                 first = (self.rank * self.accumulate + micro) * size
                 yield draws[first : first + size]
+
+
+def micro_batch(batch_size: int, ranks: int, accumulate: int) -> int:
+    """Samples that one process takes at once; a UsageError where the batch does not divide."""
+    parts = ranks * accumulate
+    if batch_size % parts:
+        raise UsageError(
+            f"batch_size {batch_size} does not divide into {ranks} processes x {accumulate} micro-batches;"
+            f" use a multiple of {parts}"
+        )
+    return batch_size // parts
 
 
 @lru_cache(maxsize=4)

@@ -34,10 +34,11 @@ from eokit.models.registry import build_encoder
 from eokit.pretraining.ema import momentum_at
 from eokit.pretraining.jepa import JEPA, JEPAConfig
 from eokit.pretraining.masks import MaskTokens
-from eokit.tasks.inputs import choose_split, spread
+from eokit.tasks.inputs import choose_split, thin_out
+from eokit.tasks.noise import random_batch
 from eokit.training.checkpoint import find_start, resume_from
 from eokit.training.distributed import is_first, team_size
-from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token, random_batch
+from eokit.training.dry_run import PROBE, DryRun, dry_run, every_other_token
 from eokit.training.engine import FitResult, LoopSettings, fit
 from eokit.training.run import About
 
@@ -144,7 +145,8 @@ def try_out(settings: PretrainSettings) -> tuple[Plan, DryRun]:
     plan = lay_out(settings)
     dates, edge = plan.settings.dates or 1, plan.settings.crop or 1  # both are filled in
     masked = every_other_token(PROBE, edge // plan.recipe.encoder.patch_size)
-    batch = random_batch(plan.preprocessing, (PROBE, dates, edge), {"masked": masked})
+    inputs = plan.preprocessing.inputs
+    batch = random_batch(plan.preprocessing, dict.fromkeys(inputs, dates), (PROBE, edge, edge), {"masked": masked})
     return plan, dry_run(plan.recipe, batch, plan.settings.loop)
 
 
@@ -180,7 +182,7 @@ def lay_out(settings: PretrainSettings) -> Plan:
     masks = MaskTokens(encoder.patch_size)
     dataset = SampleDataset(
         store.path,
-        spread(store.select(folds), settings.limit),
+        thin_out(store.select(folds), settings.limit),
         preprocessing,
         targets=(PARCELS,) if PARCELS in store.labels else (),
         dates=DatePolicy(settings.dates) if settings.dates else None,
@@ -206,7 +208,7 @@ def fill_in(settings: PretrainSettings, store: Store) -> tuple[PretrainSettings,
     if unknown:
         raise UsageError(f"modality {unknown[0]!r} is not in {store.path}; it has {', '.join(store.modalities)}")
     edge = min(min(store.modalities[name].shape[1:]) for name in modalities)
-    samples = len(spread(store.select(folds), settings.limit))
+    samples = len(thin_out(store.select(folds), settings.limit))
     loop = settings.loop
     if "batch_size" not in loop.model_fields_set:
         loop = loop.model_copy(update={"batch_size": scale.batch_size})

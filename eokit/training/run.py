@@ -151,7 +151,7 @@ class Run:
             folder = self.path / FOLDER
             with self.clock.aside():
                 self._newest = save_checkpoint(folder, self.state, recipe, optimizer, self._about.settings)
-                prune(folder, self._loop.keep, self.state.best_step)
+                prune(folder, self._loop.keep)
             self._events.write("saved", self.state.step, checkpoint=self._newest.name)
 
     def interrupted(self, cause: str) -> str:

@@ -38,5 +38,5 @@ class LoopSettings(Settings):
     )
     log_every: int = Field(default=10, gt=0, description="steps between two events")
     save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
-    keep: int = Field(default=3, gt=0, description="checkpoints kept, the best one comes on top")
+    keep: int = Field(default=3, gt=0, description="checkpoints kept, the best ones so far of each come on top")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from eokit.models.bundle import load_bundle
 from eokit_cli.main import VERBS, group
 from tests.training.labelled_stores import labelled_store, random_bundle
 
@@ -114,6 +115,13 @@ def test_verbose_tells_time_and_memory_on_stderr(eokit, store, bundle, verb):
 @pytest.mark.parametrize(("verb", "line"), [("pretrain", "preset: tiny"), ("evaluate", "protocol: knn")])
 def test_verbose_tells_the_settings(eokit, store, bundle, verb, line):
     assert line in eokit(*quick(verb, store, bundle), "-v")[2].splitlines()
+
+
+def test_verbose_tells_how_many_tensors_matched_and_nothing_else_does(eokit, store, bundle):
+    call = quick("evaluate", store, bundle)
+    told = f"{bundle}: all {len(load_bundle(bundle).encoder.state_dict())} tensors match CropSTS"
+    assert told in eokit(*call, "-v")[2].splitlines()
+    assert "tensors match" not in eokit(*call)[2]
 
 
 def test_verbose_and_quiet_exclude_each_other(eokit):

@@ -15,6 +15,7 @@ import rasterio
 import torch
 from rasterio.transform import Affine
 
+from eokit.data.preprocessing import NODATA
 from eokit.models.bundle import load_bundle, save_bundle
 from eokit.models.registry import build_encoder
 from eokit.tasks.segmentation import SegmentationModel, Task
@@ -72,6 +73,27 @@ def test_void_is_never_on_the_map(eokit, bundle, scene, tmp_path):
     eokit("predict", bundle, scene, "map.tif")
     with rasterio.open(tmp_path / "map.tif") as drawn:
         assert not np.isin(drawn.read(1), (3, 255)).any()
+
+
+def test_a_patch_that_is_less_than_half_seen_on_every_date_is_nodata(eokit, bundle, tmp_path):
+    pixels = smooth_pixels(0, 32, 32)
+    pixels[:, 8:12, 8:12] = NODATA
+    pixels[:, 8, 8:12] = 900  # four of its sixteen pixels
+    pixels[:, 16:18, 16:20] = NODATA  # half of another patch
+    write_tiff(tmp_path / "in" / "20200113.tif", pixels, BANDS)
+    eokit("predict", bundle, "in", "map.tif", "--tile", 32, "--overlap", 0)
+    expected = np.zeros((32, 32), bool)
+    expected[8:12, 8:12] = expected[16:18, 16:20] = True
+    for name in ("map.tif", "map_confidence.tif"):
+        with rasterio.open(tmp_path / name) as drawn:
+            np.testing.assert_array_equal(drawn.read(1) == 255, expected)
+
+
+def test_a_scene_that_is_no_whole_number_of_patches_is_drawn_to_its_edge(eokit, bundle, tmp_path):
+    write_scene(tmp_path / "in", 33, 37)
+    eokit("predict", bundle, "in", "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as drawn:
+        assert (drawn.read(1) != 255).all()
 
 
 def test_without_a_name_the_map_is_called_like_its_source(eokit, bundle, scene, tmp_path):
@@ -151,6 +173,13 @@ def test_a_map_that_is_there_is_kept(eokit, bundle, scene, tmp_path):
 
 def test_an_unknown_device_is_a_usage_error(eokit, bundle, scene):
     assert eokit("predict", bundle, scene, "map.tif", "--device", "tpu9")[0] == 2
+
+
+@pytest.mark.parametrize("option", ["--scale", "--offset"])
+def test_a_scale_that_is_no_number_is_refused(eokit, bundle, scene, option):
+    code, _, err = eokit("predict", bundle, scene, "map.tif", option, "nan")
+    assert code == 2
+    assert f"{option[2:]} = nan" in err
 
 
 @pytest.mark.slow

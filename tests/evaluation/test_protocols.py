@@ -37,9 +37,9 @@ def finetuned(tmp_path_factory, bundle) -> Path:
     return save_bundle(path, with_head(load_bundle(bundle), Task(CLASSES, VOID, "linear")))
 
 
-def with_head(bundle, task: Task):
+def with_head(bundle, task: Task, **changes):
     torch.manual_seed(0)
-    facts = {"dataset": "toy", "train_folds": [1, 2, 3], "val_folds": [4]}
+    facts = {"dataset": "toy", "train_folds": [1, 2, 3], "val_folds": [4]} | changes
     return SegmentationModel(bundle.encoder, task).to_bundle(bundle.preprocessing, facts)
 
 
@@ -138,6 +138,19 @@ def test_scores_on_folds_that_were_trained_on_carry_a_note(score, finetuned):
     assert not any("too good" in note for note in score(bundle=finetuned).notes)
     assert any("fine-tuned on test fold 3" in note for note in score(bundle=finetuned, folds=(3,)).notes)
     assert any("without labels, on test fold 3" in note for note in score(folds=(3,)).notes)
+
+
+@pytest.mark.parametrize(
+    ("learned", "folds"),
+    [
+        ({"train_folds": [1, 2, 3], "val_folds": []}, ((1, 2, 3), (), (4, 5))),
+        ({"train_folds": [2, 3], "val_folds": [1]}, ((2, 3), (1,), (4, 5))),
+        ({"dataset": "elsewhere"}, ((), (), (4, 5))),
+    ],
+)
+def test_the_folds_of_a_fine_tuned_bundle_are_those_that_it_learned_from(score, bundle, tmp_path, learned, folds):
+    made = save_bundle(tmp_path / "b", with_head(load_bundle(bundle), Task(CLASSES, VOID, "linear"), **learned))
+    assert score(bundle=made, folds=(4, 5)).folds == folds
 
 
 def test_few_patches_carry_a_note(score):

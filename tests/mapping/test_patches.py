@@ -12,13 +12,13 @@ import torch
 
 from eokit.data.preprocessing import Input, Preprocessing
 from eokit.data.store import Store
-from eokit.errors import DataError, WeightsError
+from eokit.errors import DataError, Interrupted, UsageError, WeightsError
 from eokit.mapping import draw
 from eokit.mapping.inference import Predictor
 from eokit.mapping.patches import open_store
 from eokit.mapping.predict import PredictSettings, predict_with
-from tests.data.stores import BANDS, MemorySource, make_source, make_store
-from tests.mapping.scenes import CLASSES, PixelModel
+from tests.data.stores import BANDS, NODATA, MemorySource, make_source, make_store, pixels
+from tests.mapping.scenes import CLASSES, PixelModel, StopsAfter
 
 S2 = Input("sentinel-2", BANDS[:4], (80.0,) * 4, (30.0,) * 4)
 MODEL = Preprocessing({"s2": S2})
@@ -30,8 +30,8 @@ def _no_picture(request, monkeypatch):
         monkeypatch.setattr(draw, "draw_map", lambda *_: None)
 
 
-def draw_store(store: Path, out: Path, **changes):
-    predictor = Predictor(PixelModel(), MODEL, CLASSES, 4, "stub", torch.device("cpu"))
+def draw_store(store: Path, out: Path, model=None, **changes):
+    predictor = Predictor(model or PixelModel(), MODEL, CLASSES, 4, "stub", torch.device("cpu"))
     given = {"tile": 32, "overlap": 8, "quiet": True} | changes
     return predict_with(predictor, PredictSettings(bundle=Path("unused"), source=store, out=out, **given))
 
@@ -78,6 +78,31 @@ def test_folds_and_limit_choose_samples(tmp_path):
     assert open_store(store.path, MODEL, limit=1)[0].identity["samples"] == ["p0"]
 
 
+@pytest.mark.parametrize(("limit", "partial"), [(2, True), (4, False), (None, False)])
+def test_a_map_of_some_samples_says_that_it_is_partial(tmp_path, limit, partial):
+    store = make_store(tmp_path / "toy.zarr")
+    (result,) = draw_store(store.path, tmp_path / "map.tif", limit=limit)
+    with rasterio.open(tmp_path / "map.tif") as drawn:
+        assert ("PARTIAL" in drawn.tags()) is partial
+    assert result.partial is partial
+
+
+def test_a_map_is_partial_only_where_samples_of_its_own_were_left_out(tmp_path):
+    source = moved(make_source((3, 3, 3)), crs=["EPSG:32631", "EPSG:32632", "EPSG:32632"])
+    areas = open_store(make_store(tmp_path / "toy.zarr", source).path, MODEL, limit=2)
+    assert [area.limited for area in areas] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("bands", BANDS[:2], "B02,B03"), ("scale", 2.0, "2"), ("offset", -1000.0, "-1000"), ("nodata", 0.0, "0")],
+)
+def test_how_geotiffs_are_read_is_refused_for_a_store(tmp_path, name, value, told):
+    store = make_store(tmp_path / "toy.zarr", make_source((3,)))
+    with pytest.raises(UsageError, match=f"--{name} {told}: .*toy.zarr is a store"):
+        draw_store(store.path, tmp_path / "map.tif", **{name: value})
+
+
 def test_gaps_between_samples_are_nodata(tmp_path):
     source = moved(make_source((3, 3)), transform=shifted(0, 300))
     draw_store(make_store(tmp_path / "toy.zarr", source).path, tmp_path / "map.tif")
@@ -119,6 +144,12 @@ def test_a_modality_that_the_model_does_not_take_is_pointed_out(tmp_path):
     assert area.notes == ("s1-asc of the store is not used: the model does not take it",)
 
 
+def test_a_modality_that_the_store_lacks_is_pointed_out(tmp_path):
+    store = make_store(tmp_path / "toy.zarr", make_source((3,)))
+    (area,) = open_store(store.path, Preprocessing({"s2": S2, "spot": S2}))
+    assert any(note.startswith("spot: not in") for note in area.notes)
+
+
 def test_samples_without_a_place_say_what_to_do(tmp_path):
     source = moved(make_source((3,)), crs=[None], transform=[None])
     with pytest.raises(DataError, match=r"sample p0 has no place on a pixel grid.*predict from GeoTIFFs"):
@@ -139,16 +170,61 @@ def test_a_mosaic_too_large_for_one_file_is_refused(tmp_path):
         open_store(make_store(tmp_path / "toy.zarr", source).path, MODEL)
 
 
-@pytest.mark.parametrize(
-    "wrong", [replace(S2, bands=BANDS[3::-1]), replace(S2, scale=0.5)], ids=["band order", "scale"]
-)
-def test_a_store_that_is_not_the_models_is_refused(tmp_path, wrong):
+def test_a_store_with_bands_that_are_not_the_models_is_refused(tmp_path):
     store = make_store(tmp_path / "toy.zarr", make_source((3,)))
     with pytest.raises(WeightsError, match="the model was trained"):
-        open_store(store.path, Preprocessing({"s2": wrong}))
+        open_store(store.path, Preprocessing({"s2": replace(S2, bands=BANDS[3::-1])}))
+
+
+def test_a_store_is_read_in_its_own_scale_and_nodata(tmp_path):
+    source = make_source()
+    halves = replace(source.spec.modalities[0], scale=0.5, nodata=-1)
+    other = InHalves(replace(source.spec, modalities=(halves, *source.spec.modalities[1:])), source.entries)
+    draw_store(make_store(tmp_path / "toy.zarr", source).path, tmp_path / "map.tif")
+    draw_store(make_store(tmp_path / "other.zarr", other).path, tmp_path / "other.tif")
+    with rasterio.open(tmp_path / "map.tif") as one, rasterio.open(tmp_path / "other.tif") as two:
+        np.testing.assert_array_equal(one.read(1), two.read(1))
 
 
 def test_a_store_without_any_modality_of_the_model_is_refused(tmp_path):
     store = make_store(tmp_path / "toy.zarr", make_source((3,)))
-    with pytest.raises(WeightsError, match="nothing fits"):
+    with pytest.raises(WeightsError, match="no modality in common"):
         open_store(store.path, Preprocessing({"spot": S2}))
+
+
+class InHalves(MemorySource):
+    """The same samples, Sentinel-2 stored in halves with -1 for nodata."""
+
+    def read(self, entry, modality):
+        values = pixels(entry.id, make_source().spec.modalities[modality != "s2"], len(entry.days[modality]))
+        return values if modality != "s2" else np.where(values == NODATA, -1, 2 * values).astype(np.int16)
+
+
+class Brighter(MemorySource):
+    """The same samples on the same dates, their pixels a little brighter."""
+
+    def read(self, entry, modality):
+        values = super().read(entry, modality)
+        return np.where(values == NODATA, values, values + 1)
+
+
+def replaced(store: Store) -> None:
+    source = make_source()
+    make_store(store.path, Brighter(source.spec, source.entries), overwrite=True)
+
+
+def test_a_finished_map_is_not_taken_for_one_of_another_store_at_the_same_place(tmp_path):
+    store = make_store(tmp_path / "toy.zarr")
+    draw_store(store.path, tmp_path / "map.tif")
+    replaced(store)
+    with pytest.raises(UsageError, match="of other data"):
+        draw_store(store.path, tmp_path / "map.tif", resume=True)
+
+
+def test_a_map_is_not_continued_with_another_store_at_the_same_place(tmp_path):
+    store = make_store(tmp_path / "toy.zarr")
+    with pytest.raises(Interrupted):
+        draw_store(store.path, tmp_path / "map.tif", StopsAfter(1), batch_size=1)
+    replaced(store)
+    with pytest.raises(UsageError, match=r"cannot be continued, source\.content was"):
+        draw_store(store.path, tmp_path / "map.tif", resume=True, batch_size=1)

@@ -21,7 +21,16 @@ from eokit.errors import DataError, Interrupted, TargetError, UsageError
 from eokit.mapping import draw, progress_file
 from eokit.mapping.predict import PredictSettings, predict_with
 from tests.mapping.cog_layout import assert_cloud_optimized
-from tests.mapping.scenes import CLASSES, PixelModel, predictor, preprocessing, smooth_pixels, write_scene, write_tiff
+from tests.mapping.scenes import (
+    CLASSES,
+    PixelModel,
+    StopsAfter,
+    predictor,
+    preprocessing,
+    smooth_pixels,
+    write_scene,
+    write_tiff,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -203,20 +212,6 @@ def test_nothing_but_map_confidence_names_and_picture_is_left_behind(tmp_path):
     assert names == {"in", "map.tif", "map.tif.aux.xml", "map_confidence.tif", "map.png"}
 
 
-class StopsAfter(PixelModel):
-    """A model that is interrupted after some batches, as by Ctrl-C."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self.left = batches
-
-    def __call__(self, batch):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(batch)
-
-
 def test_an_interrupted_map_says_how_to_go_on_and_leaves_no_map(tmp_path):
     folder = write_scene(tmp_path / "in")
     with pytest.raises(Interrupted, match="--resume"):
@@ -310,6 +305,23 @@ def test_resuming_a_finished_map_changes_nothing(tmp_path):
     model = PixelModel()
     predict_with(predictor(model), settings(folder, tmp_path / "map.tif", resume=True))
     assert (model.batches, (tmp_path / "map.tif").stat().st_mtime_ns) == (0, before)
+
+
+def test_resuming_a_map_without_its_confidence_is_refused(tmp_path):
+    folder = write_scene(tmp_path / "in")
+    predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
+    (tmp_path / "map_confidence.tif").unlink()
+    with pytest.raises(UsageError, match=r"map_confidence.tif: is missing .* --overwrite"):
+        predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))
+
+
+def test_resuming_a_map_beside_the_confidence_of_another_one_is_refused(tmp_path):
+    folder = write_scene(tmp_path / "in")
+    predict_with(predictor(), settings(folder, tmp_path / "map.tif"))
+    predict_with(predictor(identity="other"), settings(folder, tmp_path / "else.tif"))
+    (tmp_path / "else_confidence.tif").replace(tmp_path / "map_confidence.tif")
+    with pytest.raises(UsageError, match=r"map_confidence\.tif: is there already and was made by another model"):
+        predict_with(predictor(), settings(folder, tmp_path / "map.tif", resume=True))
 
 
 def test_an_existing_map_is_replaced_only_when_asked(tmp_path):

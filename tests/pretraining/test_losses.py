@@ -48,6 +48,13 @@ def test_the_effective_rank_of_nothing_is_one():
     assert effective_rank(torch.zeros(4, 8)).item() == 1
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
+def test_the_effective_rank_of_rows_that_are_not_finite_is_nan(value):
+    rows = torch.ones(5, 3, dtype=torch.float64)
+    rows[2, 1] = value
+    assert effective_rank(rows).isnan()
+
+
 def test_the_feature_std_of_equal_rows_is_zero_whatever_their_length():
     assert feature_std(torch.randn(8) * torch.tensor([[1.0], [2.0], [5.0]])).item() == pytest.approx(0, abs=1e-3)
 

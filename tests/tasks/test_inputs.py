@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eokit.data.folds import PASTIS_SPLITS
 from eokit.data.spec import LabelSpec, ModalitySpec
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, spread
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
 from tests.tasks.toy import BANDS, preprocessing
 
 
@@ -115,6 +115,6 @@ def test_an_error_while_reading_stays_one_line_with_and_without_loader_processes
 
 
 def test_sample_numbers_are_thinned_out_evenly():
-    assert spread(np.arange(10, 20), 4).tolist() == [10, 13, 16, 19]
-    assert spread(np.arange(3), 4).tolist() == [0, 1, 2]
-    assert spread(np.arange(3), None).tolist() == [0, 1, 2]
+    assert thin_out(np.arange(10, 20), 4).tolist() == [10, 13, 16, 19]
+    assert thin_out(np.arange(3), 4).tolist() == [0, 1, 2]
+    assert thin_out(np.arange(3), None).tolist() == [0, 1, 2]

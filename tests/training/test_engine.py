@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -217,6 +218,18 @@ def test_the_best_state_survives_a_continuation(tmp_path):
     watch = Validation(2, falling([0.1] * 4), "miou")
     _, result = train(tmp_path / "run", validation=watch, resume=True)
     assert (result.best_step, result.best_metric) == (4, 0.9)
+
+
+def test_a_run_goes_on_from_any_checkpoint_that_is_kept(tmp_path):
+    scores = [0.1, 0.9, 0.8, 0.7, 0.95, 0.6]
+    train(tmp_path / "run", validation=Validation(2, falling(scores), "miou"), save_every=2, keep=3)
+    there = checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in there] == ["step-000004", "step-000008", "step-000010", "step-000012"]
+    for path in there[::-1]:
+        copy = tmp_path / path.name
+        shutil.copytree(tmp_path / "run", copy)
+        watch = Validation(2, falling([0.2] * 6), "miou")
+        assert train(copy, validation=watch, resume=copy / "checkpoints" / path.name, save_every=2)[1].step == 12
 
 
 def test_a_score_that_is_not_a_number_is_never_best(tmp_path):

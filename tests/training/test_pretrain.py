@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from eokit.config import load_settings
-from eokit.errors import ArgumentError, DataError, UsageError
+from eokit.errors import ArgumentError, DataError, EokitError, UsageError
 from eokit.models.bundle import load_bundle
 from eokit.training import pretrain as module
 from eokit.training.checkpoint import checkpoints
@@ -100,6 +100,12 @@ def test_a_continued_pretraining_has_the_bits_of_a_whole_one(run, store, tmp_pat
     assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
+def test_a_loss_that_is_no_longer_a_number_names_the_last_good_checkpoint(store, tmp_path):
+    wild = {"lr": 1e30, "clip": None, "warmup": 0.0, "log_every": 4}
+    with pytest.raises(EokitError, match=r"(loss|grad_norm) is (nan|inf) at step .* last good checkpoint is none yet"):
+        pretrain(settings(store, tmp_path / "run", loop=wild))
+
+
 def test_masks_are_said_to_hide_parcels(store):
     assert lay_out(settings(store)).notes[-1] == "masks hide parcels"
 
@@ -178,6 +184,13 @@ def test_a_dry_run_counts_parameters_and_writes_nothing(store, tmp_path, monkeyp
     assert cost.steps == 4
     assert cost.step_seconds > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_batch_keeps_is_estimated_alike_from_few_and_from_many_samples(store, monkeypatch):
+    few = try_out(settings(store, loop={"batch_size": 8}))[1].activation_bytes
+    monkeypatch.setattr(module, "PROBE", 8)
+    many = try_out(settings(store, loop={"batch_size": 8}))[1].activation_bytes
+    assert few == pytest.approx(many, rel=0.02)  # position codes are as large for any batch
 
 
 def test_a_larger_batch_is_estimated_to_keep_more(store):
