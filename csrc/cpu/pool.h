@@ -20,8 +20,7 @@ struct PoolInputs {
   const float* queries = nullptr;    // (H, D)
   const float* bias = nullptr;       // (S, T, H): added to the scores
   const float* positions = nullptr;  // (S, T, D / H): added to the values of every head
-  const bool* mask = nullptr;        // (T) of pixel p at mask + p * mask_pixel; nullptr: every date is valid
-  int64_t mask_pixel = 0, mask_date = 0;
+  const bool* mask = nullptr;        // (P, T); nullptr: every date is valid
 };
 
 template <class E>

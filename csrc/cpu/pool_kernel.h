@@ -40,10 +40,10 @@ class Pixel {
 
   // Packs the valid dates of a pixel; scores (count, lanes) in `weights`.
   void load(int64_t pixel) {
-    const bool* valid = call_.mask ? call_.mask + pixel * call_.mask_pixel : nullptr;
+    const bool* valid = call_.mask ? call_.mask + pixel * shape_.dates : nullptr;
     count = 0;
     for (int64_t t = 0; t < shape_.dates; ++t)
-      if (!valid || valid[t * call_.mask_date]) rows_[count++] = t;
+      if (!valid || valid[t]) rows_[count++] = t;
     sample = shape_.sample_of(pixel);
     pack_floats<V>(Rows<const E>{call_.x + pixel * call_.x_pixel, call_.x_date, count, shape_.dim, rows_}, x, width);
     multiply<V, Layout::kRows>(

@@ -46,12 +46,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         torch.ops.eokit.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
     )
     to_fill = torch.ops.eokit.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
-    to_positions = None
-    if needs_positions:
-        to_positions = grad if ctx.by_output else to_source
-        if len(ctx.positions_shape) == 2:
-            to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
-    return to_source if needs_source else None, None, None, to_fill, to_positions, None
+    to_positions = grad if ctx.by_output else to_source
+    if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
+        to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
+    return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
 
 
 torch.library.register_autograd("eokit::map_rows", _backward, setup_context=_setup_context)
