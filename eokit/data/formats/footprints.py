@@ -65,7 +65,7 @@ def require_geo() -> None:
 
 def _outer_ring(geometry: dict | None) -> np.ndarray | None:
     """(n, 2) corners of a Polygon or of the first part of a MultiPolygon."""
-    if not geometry or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+    if not isinstance(geometry, dict) or geometry.get("type") not in ("Polygon", "MultiPolygon"):
         return None
     try:
         rings = geometry["coordinates"]
