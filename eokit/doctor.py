@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eokit import __version__
+from eokit.cores import cores
 
 LIBRARIES = {
     "torch": "core",
@@ -68,7 +69,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),

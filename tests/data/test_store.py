@@ -156,7 +156,7 @@ def test_a_cut_file_is_reported_as_damage(tmp_path, file):
 def test_a_root_document_that_lost_a_part_is_reported_as_damage(tmp_path, change, part):
     make_store(tmp_path / "toy.zarr", make_source((2,)))
     edit_root(tmp_path / "toy.zarr", change, part)
-    with pytest.raises(DataError, match="the store is damaged .*prepare it again with --overwrite"):
+    with pytest.raises(DataError, match=r"the store is damaged .*prepare it again with --overwrite"):
         Store.open(tmp_path / "toy.zarr")
 
 
