@@ -60,7 +60,7 @@ class Histogram:
 
     def to_bytes(self) -> bytes:
         """An npz of the bins that are used."""
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for fold, counts in self.counts.items():
             used = np.flatnonzero(counts.any(0))
             arrays |= {f"{fold}/bins": used.astype(np.uint16), f"{fold}/counts": counts[:, used].astype(np.uint32)}
