@@ -63,9 +63,10 @@ class Files:
     """A source of one .npy file a sample, read through a memory map as a format does it."""
 
     def __init__(self, folder: Path, patches: int) -> None:
+        from eokit.data.sensors import get_sensor
         from eokit.data.writer import Entry, ModalitySpec, StoreSpec
 
-        bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+        bands = get_sensor("sentinel-2").band_sets[BANDS]
         modality = ModalitySpec("s2", "sentinel-2", bands, (BANDS, SIZE, SIZE))
         self.spec = StoreSpec("benchmark", "Synthetic reflectances", "CC0", "", True, (modality,))
         days = {"s2": np.arange(DATES, dtype=np.int32) * 5 + 17_800}

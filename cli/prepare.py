@@ -131,6 +131,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _plan(source: FormatSource) -> dict[str, Any]:
     """What a source holds, counted from its dates and file sizes alone."""
+    from eokit.data.describe import iso
+
     spec, entries = source.spec, source.entries
     modalities, stored = {}, 0
     for one in spec.modalities:
@@ -142,8 +144,8 @@ def _plan(source: FormatSource) -> dict[str, Any]:
             "bands": list(one.bands),
             "size": list(one.shape[1:]),
             "dates": [min(dates), max(dates)],
-            "first": _iso(min(days)),
-            "last": _iso(max(days)),
+            "first": iso(min(days)),
+            "last": iso(max(days)),
         }
     return {
         "dataset": spec.dataset,
@@ -199,9 +201,3 @@ def _content_text(plan: dict[str, Any]) -> str:
     folds = ", ".join(map(str, plan["folds"]))
     lines.append(f"  labels   {', '.join(plan['labels'])}; folds {folds}")
     return "\n".join(lines)
-
-
-def _iso(day: int) -> str:
-    from datetime import date, timedelta
-
-    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
