@@ -10,6 +10,15 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
+
+try:
+    from pybind11 import get_include
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    NOT_THERE = ""
+except ImportError as error:
+    NOT_THERE = f"the build has no pybind11 or no torch ({error}); install both, then eokit with --no-build-isolation"
 
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
 # GCC warns of its own AVX-512 headers, and of vector types in functions that are inlined anyway.
@@ -19,11 +28,8 @@ FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "
 
 def extensions():
     """The compiled libraries; none where the build has no torch or pybind11."""
-    try:
-        from pybind11 import get_include
-        from torch.utils.cpp_extension import CppExtension
-    except ImportError as error:
-        print(f"eokit: compiled libraries left out, {error}", file=sys.stderr)
+    if NOT_THERE:
+        print(f"eokit: compiled libraries left out, {NOT_THERE}", file=sys.stderr)
         return []
 
     kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
@@ -46,12 +52,16 @@ def extensions():
     ]
 
 
-def build_command():
-    """A build_ext that goes on without the libraries when they do not build, and writes the report."""
-    try:
-        from torch.utils.cpp_extension import BuildExtension
-    except ImportError:
-        return {}
+def build_commands():
+    """A build_ext that goes on without the libraries when they do not build; either way the report is written."""
+    if NOT_THERE:  # then there is nothing for build_ext to do, and it is not called
+
+        class Explain(build_py):
+            def run(self):
+                super().run()
+                write_report(self, NOT_THERE)
+
+        return {"build_py": Explain}
 
     class BuildOrExplain(BuildExtension):
         def run(self):
@@ -62,12 +72,17 @@ def build_command():
                 outcome = f"the build failed with the C++ compiler {os.environ.get('CXX', 'c++')!r}: {_one_line(error)}"
                 self.extensions = []
                 print(f"eokit: compiled libraries left out, {outcome}", file=sys.stderr)
-            into_source = self.inplace or getattr(self, "editable_mode", False)
-            package = Path("eokit") if into_source else Path(self.build_lib, "eokit")
-            package.mkdir(parents=True, exist_ok=True)
-            (package / "_build_report.json").write_text(json.dumps({"_C": outcome}) + "\n")
+            write_report(self, outcome)
 
     return {"build_ext": BuildOrExplain}
+
+
+def write_report(command, outcome):
+    """Keep beside the package what became of its libraries."""
+    into_source = getattr(command, "inplace", False) or getattr(command, "editable_mode", False)
+    package = Path("eokit") if into_source else Path(command.build_lib, "eokit")
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "_build_report.json").write_text(json.dumps({"_C": outcome, "_native": outcome}) + "\n")
 
 
 def _one_line(error):
@@ -78,5 +93,5 @@ setup(
     packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli"],
     package_dir={"eokit_cli": "cli"},
     ext_modules=extensions(),
-    cmdclass=build_command(),
+    cmdclass=build_commands(),
 )

@@ -10,12 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from eokit.cores import cores
+
 
 def machine(*packages: str) -> dict[str, Any]:
     """Processor, cores, load, day, commit, and the versions of Python and of `packages`."""
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "load": round(os.getloadavg()[0], 1),
         "day": datetime.now(UTC).date().isoformat(),
         "commit": commit(),

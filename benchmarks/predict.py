@@ -21,9 +21,11 @@ from typing import Any
 import click
 from machine import machine
 
+from eokit.data.sensors import get_sensor
+
 LIMIT_GIB = 2.0
 """Resident memory that a map may take, whatever the size of its scene."""
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+BANDS = get_sensor("sentinel-2").band_sets[10]
 
 
 @click.command(help=__doc__)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
-from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options
+from eokit_cli.options import (
+    PATH,
+    common,
+    dry_run_option,
+    emit,
+    resume_option,
+    say,
+    say_settings,
+    settings_options,
+)
 
 if TYPE_CHECKING:
     from eokit.training.finetune import FinetuneResult, FinetuneSettings
@@ -46,7 +55,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--workers", type=click.IntRange(min=0), help="Loader processes.  [default: the idle cores, at most 8]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
-@click.option("--resume", metavar="auto|none|CHECKPOINT", help="Go on with the run of --out.  [default: none]")
+@resume_option
 @dry_run_option("parameters, memory, time and the loss of one step on random numbers")
 @settings_options
 @common
@@ -61,7 +70,7 @@ def command(
     """Fine-tune the encoder of DIR (a run or a bundle; default: the newest in ./runs) on the labels of a store.
 
     Writes BUNDLE, whole, with the best mIoU on the validation folds, and BUNDLE.run with events and checkpoints. The
-    test folds are not touched. With --resume auto the settings are those of the run.
+    test folds are not touched. With --resume the settings are those of the run.
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
     from eokit.training.distributed import is_first

@@ -12,6 +12,7 @@ import click
 
 from eokit import __version__
 from eokit.errors import EokitError
+from eokit_cli.options import debug_option
 
 VERBS = {
     "prepare": "turn a published data set into one Zarr store",
@@ -44,25 +45,21 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EOKIT"})
 @click.version_option(__version__, prog_name="eokit")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def group(ctx: click.Context, debug: bool) -> None:
+@debug_option
+def group() -> None:
     """Pretrain, fine-tune, evaluate and map with foundation models on satellite image time series.
 
     The chain: prepare, pretrain, finetune, evaluate, predict. `eokit demo` runs it on a synthetic season.
     """
-    ctx.obj = {"debug": debug}
 
 
 def main() -> None:
     """Run the command line; every error becomes one line on stderr and its exit code."""
-    debug = "--debug" in sys.argv
+    asked: dict[str, bool] = {}
     try:
-        group.main(prog_name="eokit", standalone_mode=False)
+        group.main(prog_name="eokit", standalone_mode=False, obj=asked)
     except click.exceptions.Abort:
         _leave(("interrupted",), 130)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -70,10 +67,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except EokitError as error:
-        _leave(error.lines, error.exit_code, debug)
+        _leave(error.lines, error.exit_code, "debug" in asked)
     except Exception as error:
         message = f"{type(error).__name__}: {error} (not foreseen; run again with --debug for the traceback)"
-        _leave((" ".join(message.split()),), 1, debug)
+        _leave((" ".join(message.split()),), 1, "debug" in asked)
 
 
 def _leave(lines: Sequence[str], code: int, debug: bool = False) -> None:

@@ -38,13 +38,24 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 
     wrapped: Callable[..., None] = timed
     for option in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+        debug_option,
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for."),
         click.option("-v", "--verbose", is_flag=True, help="Tell settings, weights loaded, time and memory taken."),
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+def debug_option(command: Decorated) -> Decorated:
+    """--debug; what was given is in the context's object, where `main` finds it after an error."""
+
+    def keep(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+        if given:
+            ctx.ensure_object(dict)["debug"] = True
+
+    text = "Show the traceback of an error."
+    return click.option("--debug", is_flag=True, expose_value=False, callback=keep, help=text)(command)
 
 
 def settings_options(command: Decorated) -> Decorated:
@@ -54,6 +65,18 @@ def settings_options(command: Decorated) -> Decorated:
     )
     command = override(command)
     return click.option("--config", "config_file", type=PATH, help="Settings from a YAML file.")(command)
+
+
+def resume_option(command: Decorated) -> Decorated:
+    """--resume of training, alone or with a value."""
+    option = click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[auto|none|CHECKPOINT]",
+        help="Go on with the run of --out; alone: auto, its newest checkpoint.  [default: none]",
+    )
+    return option(command)
 
 
 def dry_run_option(what: str) -> Callable[[Decorated], Decorated]:
@@ -72,9 +95,14 @@ def say(message: str, quiet: bool = False) -> None:
         click.echo(message, err=True)
 
 
+def is_verbose() -> bool:
+    """Whether -v was given."""
+    return bool(click.get_current_context().params.get("verbose"))
+
+
 def say_settings(settings: Settings | Mapping[str, Any]) -> None:
     """Under -v, the settings that a verb goes by, as YAML that --config would take, on stderr."""
-    if click.get_current_context().params.get("verbose"):
+    if is_verbose():
         import yaml
 
         plain = settings if isinstance(settings, Mapping) else settings.model_dump(mode="json", exclude={"quiet"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eokit.cores import cores
 from eokit.data.formats import FORMATS, find_tree, get_format
 from eokit.errors import UsageError
 from eokit.files import writing
@@ -29,8 +30,9 @@ SYNTHETIC_PATCHES = 16
 @click.argument("source", required=False, type=PATH)
 @click.argument("dest", required=False, type=PATH)
 @click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
-@click.option("--size", default=128, show_default=True, help="Patch size (px) of the synthetic season.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the synthetic season.")
+@click.option("--size", type=click.IntRange(min=1), default=128, show_default=True,
+              help="Patch size (px) of the synthetic season.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the synthetic season.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc; default: all that are there.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many patches, spread evenly over the folds.")
 @click.option("--layout", type=click.Choice(["default", "pixel", "tile"]), default="default", show_default=True,
@@ -70,7 +72,7 @@ def command(
     dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
     if dest.exists() and not (write["overwrite"] or dry_run):
         raise UsageError(f"{dest} exists; add --overwrite to replace it, or choose another place")
-    workers = write["workers"] = write["workers"] or _cores()
+    workers = write["workers"] = write["workers"] or cores()
     chosen = split_names(modalities)
     say_settings({"source": source, "dest": dest, "modalities": chosen, "limit": limit} | write)
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
@@ -112,18 +114,25 @@ def _synthetic_tree(place: Path, season: dict[str, Any], quiet: bool) -> Iterato
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=place, prefix=".eokit-season-")
-    with folder as path:
+    with _sigterm_as_ctrl_c(), folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
         yield write_synthetic_pastis(Path(path) / "PASTIS-R", quiet=quiet, **season)
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, so that what it made for a while is removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _plan(source: FormatSource) -> dict[str, Any]:
     """What a source holds, counted from its dates and file sizes alone."""
+    from eokit.data.describe import iso
+
     spec, entries = source.spec, source.entries
     modalities, stored = {}, 0
     for one in spec.modalities:
@@ -135,8 +144,8 @@ def _plan(source: FormatSource) -> dict[str, Any]:
             "bands": list(one.bands),
             "size": list(one.shape[1:]),
             "dates": [min(dates), max(dates)],
-            "first": _iso(min(days)),
-            "last": _iso(max(days)),
+            "first": iso(min(days)),
+            "last": iso(max(days)),
         }
     return {
         "dataset": spec.dataset,
@@ -192,9 +201,3 @@ def _content_text(plan: dict[str, Any]) -> str:
     folds = ", ".join(map(str, plan["folds"]))
     lines.append(f"  labels   {', '.join(plan['labels'])}; folds {folds}")
     return "\n".join(lines)
-
-
-def _iso(day: int) -> str:
-    from datetime import date, timedelta
-
-    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
-from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options, split_names
+from eokit_cli.options import (
+    PATH,
+    common,
+    dry_run_option,
+    emit,
+    is_verbose,
+    resume_option,
+    say,
+    say_settings,
+    settings_options,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from eokit.training.pretrain import PretrainResult, PretrainSettings
@@ -34,7 +45,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--workers", type=click.IntRange(min=0), help="Loader processes.  [default: the idle cores, at most 8]")
 @click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
-@click.option("--resume", metavar="auto|none|CHECKPOINT", help="Go on with the run in --out.  [default: none]")
+@resume_option
 @dry_run_option("parameters, memory, time and the loss of one step on random numbers")
 @settings_options
 @common
@@ -49,12 +60,14 @@ def command(
     """Pretrain an encoder on the series of a store: it learns to predict parcels that are hidden from it.
 
     Writes DIR/bundle (for finetune, evaluate and predict), DIR/events.jsonl, DIR/curves.png and checkpoints. With
-    --resume auto the settings are those of the run in --out, so that nothing else need be typed again.
+    --resume the settings are those of the run in --out, so that nothing else need be typed again.
     On several GPUs or processes: torchrun --nproc-per-node 2 --no-python eokit pretrain --out DIR ...
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
+    from eokit.data.find import only_store
+    from eokit.data.store import Store
     from eokit.training.distributed import is_first
-    from eokit.training.pretrain import pretrain, try_out
+    from eokit.training.pretrain import fill_in, pretrain, try_out
 
     if dry_run:
         plan, cost = try_out(settings)
@@ -62,9 +75,10 @@ def command(
         facts = cost_facts(plan.settings, plan.notes, cost)
         emit(facts, as_json, quiet, lambda: cost_text(facts))
         return
+    if is_first() and is_verbose():
+        say_settings(fill_in(settings, Store.open(settings.data or only_store()))[0])
     result = pretrain(settings)
     if is_first():
-        say_settings(result.settings)
         picture = _draw(result, quiet)
         emit(_plain(result, picture), as_json, quiet, lambda: _text(result, picture))
 

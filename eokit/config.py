@@ -59,7 +59,7 @@ def _siblings(kind: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UsageError(f"{file}: holds a {type(values).__name__}, expected keys and values")
@@ -75,4 +75,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UsageError(f"-o {override!r}: {parent} is a single value, it has no parts")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"-o {override!r}: its value is no YAML ({' '.join(str(error).split())})") from None

@@ -5,6 +5,7 @@ Collected only when asked for; nothing here is imported by the rest of eokit.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eokit import __version__
+from eokit.cores import cores
 
 LIBRARIES = {
     "torch": "core",
@@ -68,7 +70,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
@@ -82,7 +84,31 @@ def _backends() -> list[dict[str, Any]]:
 
     from eokit.ops import backends
 
-    return [asdict(one) for one in backends()]
+    return [*(asdict(one) for one in backends()), _decoder()]
+
+
+def _decoder() -> dict[str, Any]:
+    """The compiled decoder of stored chunks, in the words of a backend."""
+    from eokit.ops.library import BUILD_REPORT, PACKAGE
+
+    try:
+        import eokit._native as native
+    except ImportError as error:
+        if list(PACKAGE.glob("_native.*")):
+            why = f"it does not load: {' '.join(str(error).split())}"
+        else:
+            why = f"it is not in {PACKAGE}: {_build_outcome(BUILD_REPORT)}"
+        return {"name": "decoder", "available": False, "reason": f"stores are decoded by numcodecs, slower; {why}"}
+    file, compiler = Path(str(native.__file__)).name, native.build_info()["compiler"]
+    reason = f"of stores, {file} by {compiler}; this CPU runs {', '.join(native.instruction_sets())}"
+    return {"name": "decoder", "available": True, "reason": reason}
+
+
+def _build_outcome(report: Path) -> str:
+    try:
+        return json.loads(report.read_text())["_native"]
+    except (OSError, ValueError, KeyError):
+        return "it was never built; install eokit with a C++ compiler on the path"
 
 
 def _gdal() -> dict[str, Any]:
@@ -135,7 +161,16 @@ def _check_chunk() -> str:
     unpacked = np.frombuffer(Blosc().decode(packed), np.int16).reshape(chunk.shape)
     if not np.array_equal(chunk, unpacked):
         raise ArithmeticError("a chunk changed in a blosc round trip")
-    return "a chunk survives a blosc round trip"
+    try:
+        from eokit._native import decode_rows
+    except ImportError:
+        return "a chunk survives a blosc round trip through numcodecs"
+    rows, _, height, width = chunk.shape
+    decoded = np.zeros_like(chunk)
+    known = decode_rows([packed], chunk.shape, [(0, 0, rows)], (0, height, 0), [(0, width, 0)], decoded)
+    if not (known and np.array_equal(chunk, decoded)):
+        raise ArithmeticError("a chunk changed in the compiled decoder")
+    return "a chunk survives a blosc round trip, and the compiled decoder agrees"
 
 
 def _check_geotiff() -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 BESIDE = Path(__file__).parents[2] / "shared"
-"""Where the samples lie unless EOKIT_SHARED says otherwise: beside the checkout."""
+"""Where the samples lie unless EOKIT_SHARED says otherwise: beside the checkout, as where changes are checked. They are
+real patches of published data sets, too large for the repository; a clone without them skips the tests marked `shared`.
+"""
 
 
 @pytest.fixture(scope="session")

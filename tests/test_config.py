@@ -39,6 +39,8 @@ def test_options_not_given_leave_the_file_alone(tmp_path):
         ("steps=many", "many"),
         ("steps", "key=value"),
         ("steps.x=1", "steps"),
+        ("steps=[", r"-o 'steps=\[': its value is no YAML"),
+        ("steps=2020-99-99", "its value is no YAML .month must be in 1..12"),
     ],
 )
 def test_a_wrong_override_is_told_in_one_line(override, told):
@@ -47,9 +49,10 @@ def test_a_wrong_override_is_told_in_one_line(override, told):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_yaml_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"a: [1\n", "name: caf\xe9\n".encode("latin-1"), b"day: 2020-99-99\n", b"\x00"])
+def test_a_file_that_is_not_yaml_is_named(tmp_path, content):
     file = tmp_path / "run.yaml"
-    file.write_text("a: [1\n")
+    file.write_bytes(content)
     with pytest.raises(UsageError, match=r"run\.yaml"):
         load_settings(Outer, file)
 

@@ -1,4 +1,4 @@
-"""The crop legend of PASTIS: names by class id, and which ids are no crop.
+"""The crop legend of PASTIS: names by class id, and which id is no label.
 
 The one place where these names are written; read by the PASTIS format, the synthetic season and the pictures.
 Source: Garnot and Landrieu, "Panoptic Segmentation of Satellite Image Time Series", ICCV 2021, and its data card.
@@ -29,9 +29,6 @@ PASTIS_CLASSES = (
     "Void",
 )
 """Class names by id: 18 crops, 1 to 18, between background and void."""
-
-BACKGROUND = 0
-"""No declared parcel: forest, water, villages, field margins."""
 
 VOID = 19
 """A parcel that lies mostly outside its patch, or whose crop is not one of the 18: ignored in every score."""

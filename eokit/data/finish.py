@@ -6,7 +6,6 @@ Called by `eokit.data.writer` when all shards are written.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +21,7 @@ from eokit.data.tasks import MANIFEST, Job, Record
 
 
 def finish_store(job: Job, records: list[Record], skipped: dict[str, str], layout: str) -> None:
-    """Write everything but the shards; the root zarr.json comes last, and only then the manifest goes."""
+    """Write everything but the shards; the root zarr.json comes last, so that whatever has one is whole."""
     spec, entries = job.source.spec, job.source.entries
     slots = [slot for slot, entry in enumerate(entries) if entry.id not in skipped]
     kept = [entries[slot] for slot in slots]
@@ -38,7 +37,6 @@ def finish_store(job: Job, records: list[Record], skipped: dict[str, str], layou
     attributes = _attributes(spec) | {"layout": layout, "samples": len(kept), "skipped": skipped}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": documents}
     root = _group(attributes) | {"consolidated_metadata": consolidated}
-    shutil.rmtree(job.root / MANIFEST)
     write_aside(job.root / "zarr.json", _json(root))
 
 

@@ -1,4 +1,4 @@
-"""Which folds train, validate and test: the official splits as data, and folds as people type them."""
+"""Which folds train, validate and test, and folds as people type them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,6 @@ class Split(NamedTuple):
     train: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...]
-
-
-PASTIS_SPLITS = (
-    Split((1, 2, 3), (4,), (5,)),
-    Split((2, 3, 4), (5,), (1,)),
-    Split((3, 4, 5), (1,), (2,)),
-    Split((4, 5, 1), (2,), (3,)),
-    Split((5, 1, 2), (3,), (4,)),
-)
-"""The five official runs of PASTIS (VSainteuf/utae-paps, train_semantic.py, fold_sequence)."""
 
 
 def parse_folds(text: str) -> tuple[int, ...]:

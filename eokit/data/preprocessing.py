@@ -17,13 +17,8 @@ from eokit.errors import WeightsError
 NODATA = -32768
 """Stored value of a pixel that was not observed (int16 modalities)."""
 
-
-@dataclass(frozen=True)
-class BandStatistics:
-    """Mean and standard deviation per band, in physical units, over valid pixels of chosen folds."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+SOURCE_NODATA = -10_000
+"""In source files, reflectance x 10000 at or below this means not observed: PASTIS says it so, no sensor gets there."""
 
 
 @dataclass(frozen=True)

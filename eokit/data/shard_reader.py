@@ -183,8 +183,9 @@ class ShardedArray:
         """(chunks of a shard, 2) uint64: offset and length of every chunk, from the end of the file."""
         import google_crc32c
 
-        if shard in self._indexes:
-            return self._indexes[shard]
+        # Asked once: another thread may clear the indexes between a question and an answer.
+        if (known := self._indexes.get(shard)) is not None:
+            return known
         count = prod(self._grid)
         size = os.fstat(file).st_size
         data = os.pread(file, 16 * count + 4, max(size - 16 * count - 4, 0))

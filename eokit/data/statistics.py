@@ -42,8 +42,12 @@ class Histogram:
         found = [np.bincount(unsigned[:, band].ravel()) for band in range(self._bands)]
         if self._nodata is not None:
             missing = [int(counts[self._nodata]) if len(counts) > self._nodata else 0 for counts in found]
-            if len(set(missing)) > 1:
-                raise ArgumentError(f"nodata is set {missing} times by band, expected in all bands of a pixel or none")
+            together = np.count_nonzero((unsigned == self._nodata).all(1)) if any(missing) else 0
+            if any(count != together for count in missing):
+                raise ArgumentError(
+                    f"nodata is set {missing} times by band, {together} times in all bands at once;"
+                    " expected in all bands of a pixel or none"
+                )
         sums = self._of(fold)
         for band, counts in enumerate(found):
             sums[band, : len(counts)] += counts
@@ -56,12 +60,12 @@ class Histogram:
 
     def to_bytes(self) -> bytes:
         """An npz of the bins that are used."""
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for fold, counts in self.counts.items():
             used = np.flatnonzero(counts.any(0))
             arrays |= {f"{fold}/bins": used.astype(np.uint16), f"{fold}/counts": counts[:, used].astype(np.uint32)}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     def add_bytes(self, data: bytes) -> None:

@@ -30,6 +30,10 @@ Window = tuple[int, int, int, int]
 """(y0, y1, x0, x1) in pixels of the modality or label read."""
 
 
+FACTS = {"dataset", "title", "licence", "synthetic", "modalities", "labels"}
+"""Attributes without which a store is damaged."""
+
+
 class Store:
     """A store on disk: what is in it, and readers of pixels, days and labels by sample number. Can be pickled."""
 
@@ -58,9 +62,11 @@ class Store:
                 f"{path}: store schema {version}, this eokit reads up to {SCHEMA_VERSION}; use a newer eokit"
             )
         try:
+            if lost := sorted(FACTS - attributes.keys()):
+                raise ValueError(f"no {', '.join(lost)} in zarr.json")
             index = read_index(path / "index.parquet")
             return cls(path, attributes, root["consolidated_metadata"]["metadata"], index)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(f"{type(error).__name__} {error}".split())
             raise DataError(f"{path}: the store is damaged ({reason}); prepare it again with --overwrite") from None
 
@@ -88,8 +94,12 @@ class Store:
     def statistics(self) -> dict[str, Any]:
         """stats.json: modalities -> folds -> count, nodata_share, mean, std, quantiles; labels -> folds -> counts."""
         try:
-            return json.loads((self.path / "stats.json").read_bytes())
-        except (OSError, ValueError) as error:
+            found = json.loads((self.path / "stats.json").read_bytes())
+            if lost := sorted(self.modalities.keys() - found["modalities"].keys()):
+                raise ValueError(f"nothing of {', '.join(lost)}")
+            found["labels"].keys()
+            return found
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.path / 'stats.json'}: cannot be read ({error}); prepare the store again") from None
 
     def __len__(self) -> int:
@@ -156,7 +166,7 @@ class Store:
         if path not in self._small:
             try:
                 self._small[path] = read_small(self.path, self._documents[path], path)
-            except (OSError, ValueError) as error:
+            except (OSError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{self.path / path}: is damaged ({error}); prepare the store again") from None
         return self._small[path]
 

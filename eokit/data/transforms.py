@@ -1,4 +1,4 @@
-"""Random changes of a sample that keep its meaning: flips and quarter turns, fewer dates. Seeded by the caller.
+"""Random changes of a sample that keep its meaning: flips and quarter turns. Seeded by the caller.
 
 A transform is any callable (Sample, np.random.Generator) -> Sample; several are a tuple, applied in turn.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from eokit.data.sample import Sample
-from eokit.errors import ArgumentError
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
@@ -41,23 +40,3 @@ class FlipRotate:
         }
         targets = {name: turned(one) if one.ndim >= 2 else one for name, one in sample.targets.items()}
         return replace(sample, series=series, targets=targets, where=replace(sample.where, transform=None))
-
-
-@dataclass(frozen=True)
-class DropDates:
-    """Drops each date of each modality with probability `share`, but never all dates of one. The order stays."""
-
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.share < 1.0:
-            raise ArgumentError(f"share = {self.share}, expected 0 <= share < 1")
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample with fewer dates."""
-        series = {}
-        for name, one in sample.series.items():
-            draws = rng.random(len(one.days))
-            kept = torch.from_numpy(np.flatnonzero((draws >= self.share) | (draws == draws.max(initial=0.0))))
-            series[name] = replace(one, values=one.values[kept], days=one.days[kept], valid=one.valid[kept])
-        return replace(sample, series=series)

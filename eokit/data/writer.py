@@ -3,7 +3,7 @@
     <dest>.partial/            the store while it is written; its manifest/ says which shards are finished
     <dest>                     the store, from the moment it is whole
 
-Called by the data-set formats' `prepare`.
+Called by `eokit prepare` and `eokit demo`.
 """
 
 from __future__ import annotations
@@ -79,11 +79,10 @@ def write_store(source: Source, dest: Path, options: WriteOptions = WriteOptions
     plan = make_plan(source.spec, source.entries, options.layout)
     partial = dest.with_name(dest.name + ".partial")
     _prepare(dest, partial, plan, options)
-    job = Job(source, plan, partial, options.on_error == "stop")
-    records = _run_until_whole(job, options)
-    skipped = {name: reason for record in records for name, reason in record.failures.items()}
-    finish_store(job, records, skipped, options.layout)
+    if not (partial / "zarr.json").is_file():
+        _write(Job(source, plan, partial, options.on_error == "stop"), options)
     _put_in_place(partial, dest)
+    skipped = json.loads((dest / "zarr.json").read_bytes())["attributes"]["skipped"]
     return WriteResult(
         path=dest,
         samples=len(source.entries) - len(skipped),
@@ -95,7 +94,7 @@ def write_store(source: Source, dest: Path, options: WriteOptions = WriteOptions
 
 
 def _prepare(dest: Path, partial: Path, plan: Plan, options: WriteOptions) -> None:
-    """Make room for the new store, or find the one to go on with."""
+    """Make room for the new store, or find the one to go on with: unfinished, or whole and not yet in place."""
     if dest.exists():
         if not options.overwrite:
             raise UsageError(f"{dest} exists; add --overwrite to replace it, or choose another place")
@@ -103,7 +102,8 @@ def _prepare(dest: Path, partial: Path, plan: Plan, options: WriteOptions) -> No
             raise UsageError(f"{dest} exists and is no store, so it is not replaced; choose another place")
     plan_file = partial / MANIFEST / "plan.json"
     if partial.exists() and options.resume:
-        if not plan_file.is_file() or json.loads(plan_file.read_bytes()) != plan.digest:
+        whole = (partial / "zarr.json").is_file() and not plan_file.is_file()
+        if not whole and (not plan_file.is_file() or json.loads(plan_file.read_bytes()) != plan.digest):
             raise UsageError(
                 f"{partial} was begun from other data or with other options;"
                 " give the same ones again, or start anew with --overwrite and without --resume"
@@ -122,6 +122,16 @@ def _prepare(dest: Path, partial: Path, plan: Plan, options: WriteOptions) -> No
 
 def _is_store(path: Path) -> bool:
     return path.is_dir() and ((path / "zarr.json").is_file() or not any(path.iterdir()))
+
+
+def _write(job: Job, options: WriteOptions) -> None:
+    """All shards, then the documents that make them a store."""
+    records = _run_until_whole(job, options)
+    skipped = {name: reason for record in records for name, reason in record.failures.items()}
+    try:
+        finish_store(job, records, skipped, options.layout)
+    except TargetError as error:
+        raise TargetError(f"{error}{_way_on(job)}") from None
 
 
 def _run_until_whole(job: Job, options: WriteOptions) -> list[Record]:
@@ -195,8 +205,10 @@ def _way_on(job: Job) -> str:
 
 
 def _put_in_place(partial: Path, dest: Path) -> None:
-    """Rename the finished store to its name, and make sure that the disk knows."""
-    with writing(dest):
+    """Drop the manifest, rename the finished store to its name, and make sure that the disk knows."""
+    with writing(dest, hint="go on with --resume"):
+        if (partial / MANIFEST).exists():
+            shutil.rmtree(partial / MANIFEST)
         put_in_place(partial, dest)
         parent = os.open(dest.parent, os.O_RDONLY)
         os.fsync(parent)

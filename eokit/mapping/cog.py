@@ -16,7 +16,7 @@ from eokit.errors import TargetError
 from eokit.files import writing
 from eokit.mapping.progress_file import PartialMap
 from eokit.mapping.scene import Area
-from eokit.mapping.tiles import UNSEEN
+from eokit.viz.map import UNSEEN
 
 BLOCK = 512
 """Pixels along a block of the output, the default of GDAL's COG driver."""

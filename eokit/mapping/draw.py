@@ -26,10 +26,10 @@ from eokit.mapping.picture import views_of
 from eokit.mapping.progress_file import PartialMap
 from eokit.mapping.scene import SYNTHETIC_TAG, Area
 from eokit.mapping.summary import ClassArea, MapResult, class_areas, tally
-from eokit.mapping.tiles import UNSEEN, Blender, Strip, Tile, batches, blend_weights, plan_strips
+from eokit.mapping.tiles import Blender, Strip, Tile, batches, blend_weights, plan_strips
 from eokit.progress import Progress
 from eokit.viz.colors import class_colors
-from eokit.viz.map import LegendEntry, draw_map
+from eokit.viz.map import UNSEEN, LegendEntry, draw_map
 
 PIXEL_DATES = 1 << 20
 """Pixels x dates of a batch of automatic size: 64 dates of one tile of 128 px, or 8 dates of 8 tiles."""

@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from eokit.data.preprocessing import NODATA, Input, Preprocessing
+from eokit.data.preprocessing import NODATA, SOURCE_NODATA, Input, Preprocessing
 from eokit.data.sensors import get_sensor
 from eokit.errors import DataError
 from eokit.mapping.scene import Window
 
-LOWEST = -10_000
-"""Values at or below this are nodata in practice (PASTIS marks missing reflectance so; no sensor reaches it)."""
 MAX_OPEN = 256
 """Files kept open at once; below the usual limit of 1024 descriptors of a process."""
 REFLECTANCE = "reflectance"
@@ -124,7 +122,7 @@ def _to_stored(raw: np.ndarray, unseen: np.ndarray, one: Input, reading: Reading
     if raw.dtype.kind == "f":
         unseen |= ~np.isfinite(raw).all(0)
     if raw.dtype.kind in "fi":
-        unseen |= (raw <= LOWEST).any(0)
+        unseen |= (raw <= SOURCE_NODATA).any(0)
     if get_sensor(one.sensor).unit.startswith(REFLECTANCE):
         unseen |= (raw == 0).all(0)
     if (reading.scale, reading.offset, one.scale) != (1.0, 0.0, 1.0) or raw.dtype.kind == "f":

@@ -1,7 +1,7 @@
 """The model of a bundle as a map needs it, and batches of tiles made ready for it by reading threads.
 
-Called by `eokit.mapping.predict`. Anything that turns a Batch into logits, and says where they mean something, can
-stand in for the model.
+Called by `eokit.mapping.predict`, `draw` and `dry_run`. Anything that turns a Batch into logits, and says where they
+mean something, can stand in for the model.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Dates and bands from what people write into file names, tags and band descriptions of GeoTIFFs.
 
-Called by `eokit.mapping.geotiff`. Everything here works on text; nothing is opened.
+Called by `eokit.mapping.folder`. Everything here works on text; nothing is opened.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from eokit.data.preprocessing import Preprocessing
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.mapping.draw import Plan, draw
 from eokit.mapping.dry_run import MapCost, estimate
-from eokit.mapping.folder import open_folder
+from eokit.mapping.folder import SUFFIXES, open_folder
 from eokit.mapping.geotiff import Reading
 from eokit.mapping.inference import Predictor, load_predictor
 from eokit.mapping.patches import open_store
@@ -31,7 +31,6 @@ GDAL_CACHE_MB = 256
 """GDAL's own default is 5 % of the machine's memory, which alone can pass the 2 GiB that a map may take."""
 TILE = 128
 """Pixels along a tile for a model that does not say what it learned from."""
-SUFFIXES = (".tif", ".tiff")
 OF_GEOTIFFS = ("bands", "scale", "offset", "nodata")
 """Settings that say how GeoTIFFs are read."""
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from eokit.errors import UsageError
 from eokit.files import writing
-from eokit.mapping.tiles import UNSEEN
+from eokit.viz.map import UNSEEN
 
 LAYERS = ("classes", "confidence")
 STATE = "progress.json"

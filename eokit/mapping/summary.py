@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eokit.mapping.scene import Area, row_hectares
-from eokit.mapping.tiles import UNSEEN
+from eokit.viz.map import UNSEEN
 
 ROWS = 512
 """Rows read at once."""

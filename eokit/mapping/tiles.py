@@ -1,7 +1,7 @@
 """Overlapping tiles over a map, and the blending of their class probabilities, a strip of rows at a time.
 
-Called by `eokit.mapping.predict`. The probabilities of a whole scene are never held: tiles come in strips from north to
-south, and rows that no later tile touches are handed out.
+Called by `eokit.mapping.draw` and `dry_run`. The probabilities of a whole scene are never held: tiles come in strips
+from north to south, and rows that no later tile touches are handed out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from eokit.errors import UsageError
 from eokit.mapping.scene import Placed, Scene, Window
+from eokit.viz.map import UNSEEN
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,3 @@ class Blender:
         share = sums.max(0) / np.where(seen, weights, 1)
         confidence = np.where(seen, np.rint(share * 100).clip(0, 100), UNSEEN).astype(np.uint8)
         return best, confidence
-
-
-UNSEEN = 255
-"""Value of both maps where no date showed the pixel, or the model did not see its patch on any."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Dataset
 
+from eokit.cores import cores
 from eokit.data.collate import collate
 from eokit.data.sample import Batch
 from eokit.errors import EokitError, Interrupted, SetupError
@@ -160,7 +161,7 @@ def make_loader(dataset: Dataset, settings: LoopSettings, team: Team, start: int
 def idle_cores(team: Team) -> int:
     """Loader processes that a process gets by default: the cores of its share but one, at most 8."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", team.size))
-    return max(0, min(8, len(os.sched_getaffinity(0)) // here - 1))
+    return max(0, min(8, cores() // here - 1))
 
 
 def next_batch(batches: Iterator[Batch], clock: Clock) -> Batch:

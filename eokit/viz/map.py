@@ -12,6 +12,7 @@ import numpy as np
 from eokit.viz.style import bare, new_figure, save_figure, stamp_synthetic
 
 UNSEEN = 255
+"""Value of classes and of confidence where no date showed the pixel, or the model did not see its patch on any."""
 UNSEEN_COLOUR = (140, 140, 140)
 """Mid grey, apart from the light grey of background and the white of void."""
 

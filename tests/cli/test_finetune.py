@@ -78,9 +78,10 @@ def test_every_path_has_a_default(eokit, store, bundle, tmp_path):
     assert [path for path in (tmp_path / "runs").glob("finetune-20*") if (path / "bundle.json").is_file()]
 
 
-def test_resume_needs_nothing_but_the_bundle(eokit, store, bundle):
+@pytest.mark.parametrize("resume", [("--resume", "auto"), ("--resume",)])
+def test_resume_needs_nothing_but_the_bundle(eokit, store, bundle, resume):
     eokit("finetune", bundle, "--data", store.path, "--out", "crops", "--head", "linear", *QUICK)
-    code, _, err = eokit("finetune", "--out", "crops", "--resume", "auto")
+    code, _, err = eokit("finetune", "--out", "crops", *resume)
     assert code == 0
     assert "going on from crops.run/checkpoints/step-000003 (3 of 3 steps done)" in err
 

@@ -1,6 +1,7 @@
 """The command line as a whole: fast help, lean imports, one-line errors with their exit codes."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -64,6 +65,17 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path):
     assert outcome.stderr.startswith("eokit: ")
     assert len(outcome.stderr.splitlines()) == 1
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("true", True), ("0", False), ("", False)])
+def test_debug_can_be_asked_for_in_the_environment(tmp_path, value, shown):
+    outcome = run("inspect", str(tmp_path / "none.zarr"), env=os.environ | {"EOKIT_DEBUG": value})
+    assert ("Traceback" in outcome.stderr) == shown
+    assert outcome.returncode == 3
+
+
+def test_a_path_named_like_the_option_is_no_option(tmp_path):
+    assert "Traceback" not in run("inspect", "--", "--debug", cwd=tmp_path).stderr
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,7 +1,10 @@
 """`eokit prepare`: what it writes, what it refuses, and what it says."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +199,27 @@ def test_a_synthetic_season_needs_no_data_and_says_what_it_is(eokit, tmp_path, a
     assert "synthetic" in out.lower()
     assert len(store) == 2
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["synthetic.zarr"], "the season itself is removed"
+
+
+@pytest.mark.parametrize("wrong", [("--seed", -1), ("--size", 0), ("--size", 7)])
+def test_a_season_that_cannot_be_is_exit_2(eokit, tmp_path, wrong):
+    code, out, err = eokit("prepare", "synthetic", "--limit", 1, "--workers", 1, *wrong)
+    assert (code, out) == (2, "")
+    assert str(wrong[1]) in err[-1]
+    assert not list(tmp_path.glob("data/*"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_season_goes_when_its_preparation_is_stopped(tmp_path, stop):
+    typed = ["prepare", "synthetic", "--limit", "40", "--workers", "1", "--modalities", "s2"]
+    running = subprocess.Popen([sys.executable, "-m", "eokit_cli.main", *typed], cwd=tmp_path, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("data/.eokit-season-*/*/DATA_S2/*")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(stop)
+    assert running.wait(60) == 130
+    assert running.stderr.read().splitlines()[-1] == b"eokit: interrupted"
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_synthetic_season_takes_no_source(eokit, tree, tmp_path):

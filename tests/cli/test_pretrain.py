@@ -86,6 +86,22 @@ def test_resume_needs_nothing_but_the_folder(eokit, store):
     assert "going on from run/checkpoints/step-000003 (3 of 3 steps done)" in err
 
 
+def test_resume_alone_goes_on_from_the_newest_checkpoint(eokit, store):
+    eokit("pretrain", "--data", store, "--out", "run", *QUICK)
+    for typed in (("--resume", "--out", "run"), ("--out", "run", "--resume")):
+        code, _, err = eokit("pretrain", *typed)
+        assert code == 0
+        assert "going on from run/checkpoints/step-000003" in err
+
+
+def test_verbose_tells_the_settings_before_the_work(eokit, store):
+    _, _, err = eokit("pretrain", "--data", store, "--out", "run", "-v", *QUICK)
+    lines = err.splitlines()
+    assert lines.index("crop: 16") < next(number for number, line in enumerate(lines) if "masks hide" in line)
+    assert f"data: {store}" in lines
+    assert err.count("\npreset:") == 1
+
+
 def test_resume_with_other_settings_is_exit_2_and_names_them(eokit, store):
     eokit("pretrain", "--data", store, "--out", "run", *QUICK)
     code, _, err = eokit("pretrain", "--out", "run", "--resume", "auto", "--lr", "0.1")

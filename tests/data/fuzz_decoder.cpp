@@ -1,8 +1,5 @@
-// Decodes frames with random damage; to be built with sanitizers, which stop it at the first access out of bounds:
-//
-//   g++ -std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
-//       tests/data/fuzz_decoder.cpp csrc/data/*.cpp -o /tmp/fuzz_decoder
-//   PYTHONPATH=. python tests/data/test_native_decoder.py /tmp/seeds && /tmp/fuzz_decoder /tmp/seeds 100000
+// Decodes frames with random damage. test_native_decoder.py builds it with sanitizers, which stop it at the first access
+// out of bounds, and runs it: fuzz_decoder SEEDS ROUNDS.
 //
 // A seed: uint32 itemsize, rows, channels, height, width, bytes of the frame; the frame.
 #include <array>

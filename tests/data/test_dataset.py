@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from eokit.data.collate import collate
 from eokit.data.dataset import DatePolicy, Draw, SampleDataset
 from eokit.data.statistics import make_preprocessing
-from eokit.data.transforms import DropDates, FlipRotate
+from eokit.data.transforms import FlipRotate
 from eokit.errors import ArgumentError, DataError, WeightsError
 from tests.data.stores import make_source, make_store
 
@@ -47,7 +47,7 @@ def assert_same(one, other):
 
 def full(store, preprocessing, **options) -> SampleDataset:
     """A data set with everything random switched on."""
-    random = {"dates": DatePolicy(4), "crop": 16, "transforms": (FlipRotate(), DropDates(0.3))}
+    random = {"dates": DatePolicy(4), "crop": 16, "transforms": (FlipRotate(),)}
     return make(store, preprocessing, targets=("semantic", "parcel"), **random | options)
 
 

@@ -1,10 +1,10 @@
-"""Folds as people type them, and the official splits."""
+"""Folds as people type them."""
 
 from __future__ import annotations
 
 import pytest
 
-from eokit.data.folds import PASTIS_SPLITS, parse_folds
+from eokit.data.folds import parse_folds
 from eokit.errors import UsageError
 
 
@@ -20,11 +20,3 @@ def test_folds_are_read_as_typed(text, folds):
 def test_what_is_no_fold_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match="write them as 1-3 or 1,2,5"):
         parse_folds(text)
-
-
-def test_each_run_of_pastis_uses_every_fold_once():
-    assert all(sorted(sum(split, ())) == [1, 2, 3, 4, 5] for split in PASTIS_SPLITS)
-
-
-def test_each_fold_of_pastis_is_tested_and_validated_once():
-    assert sorted(split.test + split.validation for split in PASTIS_SPLITS) == [(1, 5), (2, 1), (3, 2), (4, 3), (5, 4)]

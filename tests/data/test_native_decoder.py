@@ -1,11 +1,10 @@
-"""The compiled decoder of blosc frames equals numcodecs and zarr-python, and refuses damaged ones.
-
-`python tests/data/test_native_decoder.py FILE` writes the frames that fuzz_decoder.cpp starts from.
-"""
+"""The compiled decoder of blosc frames equals numcodecs and zarr-python, and refuses damaged ones."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import struct
 import subprocess
@@ -211,7 +210,35 @@ def test_the_decoder_needs_no_torch():
     assert done.returncode == 0
 
 
-if __name__ == "__main__":
-    with Path(sys.argv[1]).open("wb") as file:
+SANITIZED = ("-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.fixture
+def fuzzer(tmp_path) -> Path:
+    """fuzz_decoder.cpp, built with the sanitizers."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler {compiler!r}; CXX=COMPILER names one")
+    (tmp_path / "empty.cpp").write_text("int main() {}\n")
+    probe = [compiler, *SANITIZED, str(tmp_path / "empty.cpp"), "-o", str(tmp_path / "empty")]
+    tried = subprocess.run(probe, capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"{compiler} has no sanitizers: {tried.stderr.splitlines()[-1]}")
+    sources = [Path(__file__).with_name("fuzz_decoder.cpp"), *(Path(__file__).parents[2] / "csrc/data").glob("*.cpp")]
+    target = tmp_path / "fuzz_decoder"
+    built = subprocess.run([compiler, *SANITIZED, *sources, "-o", target], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return target
+
+
+@pytest.mark.slow
+def test_random_damage_never_makes_the_decoder_leave_its_memory(fuzzer, tmp_path):
+    with (tmp_path / "seeds").open("wb") as file:
         for chunk, frame in seeds():
             file.write(struct.pack("<6I", chunk.itemsize, *chunk.shape, len(frame)) + frame)
+    done = subprocess.run([fuzzer, tmp_path / "seeds", "20000"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = re.fullmatch(r"(\d+) refused, (\d+) not known, (\d+) decoded\n", done.stdout)
+    assert told
+    assert sum(map(int, told.groups())) == 20_000
+    assert min(map(int, told.groups())) > 100

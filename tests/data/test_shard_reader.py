@@ -147,3 +147,18 @@ def test_any_run_of_blocks_decodes_alone(noise):
         part = np.empty_like(chunk[first : first + count])
         blosc.decompress(block_run(memoryview(frame), first, count), part)
         np.testing.assert_array_equal(part, chunk[first : first + count])
+
+
+def test_an_index_that_another_thread_forgets_meanwhile_is_read_again(whole):
+    class Forgetful(dict):
+        """What a thread may see: a key that was there is gone when it is asked for."""
+
+        def __contains__(self, key):
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+    direct = ShardedArray(whole.path / "s2/data", json.loads((whole.path / "s2/data/zarr.json").read_text()))
+    expected = direct.read(np.array([0]))
+    direct._indexes = Forgetful(direct._indexes)
+    np.testing.assert_array_equal(direct.read(np.array([0])), expected)

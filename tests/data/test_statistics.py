@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eokit.data.statistics import Histogram, make_preprocessing
 from eokit.data.writer import ModalitySpec
-from eokit.errors import DataError
+from eokit.errors import ArgumentError, DataError
 from tests.data.stores import NODATA, MemorySource, make_source, make_store
 
 SPEC = ModalitySpec("s2", "sentinel-2", ("B02", "B03"), (2, 4, 4), scale=0.5)
@@ -91,6 +91,31 @@ def test_an_all_cloud_sample_counts_as_nodata_only(tmp_path):
     assert store.statistics["modalities"]["s2"]["all"] == {"count": 0, "nodata_share": 1.0}
     with pytest.raises(DataError, match="no valid pixel"):
         make_preprocessing(store, ["s2"])
+
+
+@pytest.mark.parametrize("second", [(), (0, 1, 0, 0), (3, 1, 1, 1)])
+def test_nodata_that_is_not_in_all_bands_of_a_pixel_is_refused(second):
+    values = np.ones((4, 2, 2, 2), np.int16)
+    for place in [(0, 0, 1, 1), *([second] if second else [])]:
+        values[place] = NODATA
+    with pytest.raises(ArgumentError, match=r"0 times in all bands at once; expected in all bands of a pixel or none"):
+        Histogram(2, "int16", NODATA).add(1, values)
+
+
+def test_a_histogram_is_kept_as_numpy_2_0_can_keep_it(monkeypatch):
+    """Numpy takes the argument allow_pickle of savez from 2.1 on; 2.0 would store it as one more array."""
+    savez = np.savez
+
+    def of_numpy_2_0(file, *args, **arrays):
+        savez(file, *args, **{name: np.asarray(array) for name, array in arrays.items() if name != "allow_pickle"})
+        assert "allow_pickle" not in arrays
+
+    monkeypatch.setattr(np, "savez", of_numpy_2_0)
+    histogram = Histogram(2, "int16", None)
+    histogram.add(1, np.ones((4, 2, 2, 2), np.int16))
+    kept = Histogram(2, "int16", None)
+    kept.add_bytes(histogram.to_bytes())
+    np.testing.assert_array_equal(kept.counts[1], histogram.counts[1])
 
 
 def test_an_image_without_nodata_counts_every_pixel(tmp_path):

@@ -27,10 +27,10 @@ def store(tmp_path_factory, source):
     return make_store(tmp_path_factory.mktemp("store") / "toy.zarr", source)
 
 
-def edit_root(path, change):
-    """Rewrite the root zarr.json with `change` applied to its attributes."""
+def edit_root(path, change, part="attributes"):
+    """Rewrite the root zarr.json with `change` applied to its attributes, or to its consolidated documents."""
     root = json.loads((path / "zarr.json").read_text())
-    change(root["attributes"])
+    change(root["attributes"] if part == "attributes" else root["consolidated_metadata"]["metadata"])
     (path / "zarr.json").write_text(json.dumps(root))
 
 
@@ -138,6 +138,51 @@ def test_a_cut_file_is_reported_as_damage(tmp_path, file):
     (tmp_path / "toy.zarr" / file).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="again"):
         Store.open(tmp_path / "toy.zarr")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda attributes: attributes.update(modalities=[]), "attributes"),
+        (lambda attributes: attributes.update(labels=None), "attributes"),
+        (lambda attributes: attributes["modalities"].update(s2=None), "attributes"),
+        (lambda attributes: attributes.pop("licence"), "attributes"),
+        (lambda documents: documents.pop("s2/data"), "documents"),
+        (lambda documents: documents["s2/data"].update(codecs=[]), "documents"),
+        (lambda documents: documents["s2/data"]["codecs"][0]["configuration"].update(codecs=[]), "documents"),
+        (lambda documents: documents["s2/data"]["codecs"][0].update(configuration=None), "documents"),
+    ],
+)
+def test_a_root_document_that_lost_a_part_is_reported_as_damage(tmp_path, change, part):
+    make_store(tmp_path / "toy.zarr", make_source((2,)))
+    edit_root(tmp_path / "toy.zarr", change, part)
+    with pytest.raises(DataError, match=r"the store is damaged .*prepare it again with --overwrite"):
+        Store.open(tmp_path / "toy.zarr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda documents: documents.pop("s2/days"),
+        lambda documents: documents["s2/days"].pop("shape"),
+        lambda documents: documents["s2/days"].update(shape=None),
+    ],
+)
+def test_a_missing_document_of_days_is_reported_as_damage(tmp_path, change):
+    make_store(tmp_path / "toy.zarr", make_source((2,)))
+    edit_root(tmp_path / "toy.zarr", change, "documents")
+    with pytest.raises(DataError, match=r"s2/days: is damaged .*prepare the store again"):
+        Store.open(tmp_path / "toy.zarr").days("s2", 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"modalities": {}, "labels": {}}', '{"modalities": [], "labels": {}}']
+)
+def test_statistics_that_lost_a_part_are_reported_as_damage(tmp_path, text):
+    make_store(tmp_path / "toy.zarr", make_source((2,)))
+    (tmp_path / "toy.zarr/stats.json").write_text(text)
+    with pytest.raises(DataError, match=r"stats\.json: cannot be read .*prepare the store again"):
+        Store.open(tmp_path / "toy.zarr").statistics  # noqa: B018
 
 
 def test_damaged_days_are_noticed(tmp_path):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 import torch
 
 from eokit.data.sample import Sample, Series, Where
-from eokit.data.transforms import DropDates, FlipRotate
-from eokit.errors import ArgumentError
+from eokit.data.transforms import FlipRotate
 
 
 def make_sample(height=8, width=8, dates=5) -> Sample:
@@ -54,32 +50,3 @@ def test_a_single_number_as_target_is_not_turned():
 
 def test_a_turned_patch_has_no_north_up_grid():
     assert FlipRotate()(make_sample(), np.random.default_rng(0)).where.transform is None
-
-
-def test_dropping_dates_keeps_their_order_and_their_pixels():
-    sample = make_sample(dates=9)
-    dated = sample.series["s2"].days[:, None, None, None] + sample.series["s2"].values
-    for dropped in draws(DropDates(0.5), replace(sample, series={"s2": replace(sample.series["s2"], values=dated)})):
-        one = dropped.series["s2"]
-        assert (one.days.diff() > 0).all()
-        assert one.valid.shape[0] == len(one.days) >= 1
-        assert torch.equal(one.values[:, 0, 0, 0], one.days.float())
-
-
-def test_the_share_of_dropped_dates_is_as_asked():
-    left = [len(one.series["s2"].days) for one in draws(DropDates(0.25), make_sample(dates=40), 50)]
-    assert np.mean(left) == pytest.approx(30, abs=1.5)
-
-
-def test_no_modality_loses_its_last_date():
-    assert all(len(one.series["s2"].days) == 1 for one in draws(DropDates(0.9), make_sample(dates=1)))
-
-
-def test_a_series_without_dates_stays_empty():
-    assert len(DropDates(0.5)(make_sample(dates=0), np.random.default_rng(0)).series["s2"].days) == 0
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_leaves_nothing_is_refused(share):
-    with pytest.raises(ArgumentError, match="share"):
-        DropDates(share)

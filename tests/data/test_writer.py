@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eokit.data import shard_writer
+from eokit.data import finish, shard_writer, writer
 from eokit.data.store import Store
 from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import ArgumentError, DataError, TargetError, UsageError
@@ -212,6 +213,42 @@ def test_a_full_disk_is_one_line_with_the_space_needed(tmp_path, monkeypatch, do
     assert not (tmp_path / "toy.zarr").exists()
     partial = (tmp_path / "toy.zarr.partial").exists()
     assert len(make_store(tmp_path / "toy.zarr", resume=partial)) == 4
+
+
+def test_a_disk_that_is_full_for_the_root_document_loses_no_shard(tmp_path, monkeypatch, reference):
+    def refuse(file, data):
+        if file.name == "zarr.json" and file.parent.suffix == ".partial":
+            raise TargetError("no room")
+        write_aside(file, data)
+
+    write_aside = shard_writer.write_aside
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "write_aside", refuse)
+        with pytest.raises(TargetError, match=r"no room \(finished shards are kept in .*; go on with --resume\)"):
+            write_store(make_source(MANY, size=16), tmp_path / "toy.zarr", QUIET)
+    make_store(tmp_path / "toy.zarr", unreadable(MANY), resume=True)
+    assert content(tmp_path / "toy.zarr") == reference
+
+
+@pytest.mark.parametrize("dropped", [[], ["plan.json"], ["s2-*"], None])
+def test_a_whole_store_that_was_not_renamed_is_only_renamed(tmp_path, monkeypatch, reference, dropped):
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_put_in_place", lambda partial, dest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_store(make_source(MANY, size=16), tmp_path / "toy.zarr", QUIET)
+    manifest = tmp_path / "toy.zarr.partial/manifest"
+    if dropped is None:
+        shutil.rmtree(manifest)
+    for file in [file for pattern in dropped or () for file in manifest.glob(pattern)]:
+        file.unlink()
+    make_store(tmp_path / "toy.zarr", unreadable(MANY), resume=True)
+    assert content(tmp_path / "toy.zarr") == reference
+
+
+def unreadable(counts) -> MemorySource:
+    """A source that has the entries and nothing to read any more."""
+    source = make_source(counts, size=16)
+    return MemorySource(source.spec, source.entries, broken=frozenset(entry.id for entry in source.entries))
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from eokit.errors import UsageError
 from eokit.mapping.scene import Placed
-from eokit.mapping.tiles import UNSEEN, Blender, batches, blend_weights, check_tiling, plan_strips
+from eokit.mapping.tiles import Blender, batches, blend_weights, check_tiling, plan_strips
+from eokit.viz.map import UNSEEN
 
 
 class Blank:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 
 from eokit.errors import UsageError
 from eokit.models.registry import FAMILIES, build_encoder, presets
 
+from .contract import EncoderContract
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_registered_family_is_held_to_the_contract(family):
-    source = Path(__file__).with_name(f"test_{family}.py").read_text(encoding="utf-8")
-    assert "(EncoderContract)" in source
+    collected = vars(import_module(f".test_{family}", __package__))
+    classes = [one for name, one in collected.items() if name.startswith("Test") and isinstance(one, type)]
+    assert any(issubclass(one, EncoderContract) and one.family == family for one in classes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eokit.data.folds import PASTIS_SPLITS
 from eokit.data.spec import LabelSpec, ModalitySpec
 from eokit.errors import DataError, UsageError, WeightsError
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
@@ -28,7 +27,8 @@ def store(bands: tuple[str, ...] = BANDS, sensor: str = "sentinel-2", **changes)
 
 
 def test_five_folds_are_split_as_pastis_does():
-    assert choose_split([1, 2, 3, 4, 5]) == PASTIS_SPLITS[0]
+    """The first run of fold_sequence in VSainteuf/utae-paps, train_semantic.py."""
+    assert choose_split([1, 2, 3, 4, 5]) == ((1, 2, 3), (4,), (5,))
 
 
 def test_folds_given_are_kept_and_the_free_ones_shared_out():

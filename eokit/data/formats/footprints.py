@@ -65,7 +65,7 @@ def require_geo() -> None:
 
 def _outer_ring(geometry: dict | None) -> np.ndarray | None:
     """(n, 2) corners of a Polygon or of the first part of a MultiPolygon."""
-    if not geometry or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+    if not isinstance(geometry, dict) or geometry.get("type") not in ("Polygon", "MultiPolygon"):
         return None
     try:
         rings = geometry["coordinates"]
@@ -73,7 +73,7 @@ def _outer_ring(geometry: dict | None) -> np.ndarray | None:
         corners = np.asarray(ring, dtype=np.float64)[:, :2]
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-    return corners if len(corners) >= 4 else None
+    return corners if corners.shape == (max(len(corners), 4), 2) and np.isfinite(corners).all() else None
 
 
 def _zone_of_tile(tile: str | None) -> str | None:

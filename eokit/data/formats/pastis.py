@@ -32,7 +32,7 @@ from eokit.data.formats.pastis_tree import (
     open_image,
     survey,
 )
-from eokit.data.preprocessing import NODATA
+from eokit.data.preprocessing import NODATA, SOURCE_NODATA
 from eokit.data.sensors import get_sensor
 from eokit.data.spec import Entry, LabelSpec, ModalitySpec, StoreSpec
 from eokit.errors import DataError, UsageError
@@ -67,9 +67,6 @@ UNKNOWN = f"not known: {FILE} does not say"
 
 SPOT_DAY = date(2019, 7, 1).toordinal() - date(1970, 1, 1).toordinal()
 """The SPOT mosaics carry a year, 2019; MAESTRO (IGNF) gives them this date, and so do we."""
-
-S2_NODATA = -10000
-"""Reflectance x 10000 at or below this means not observed in the published arrays."""
 
 
 def find(folder: Path) -> Path | None:
@@ -166,7 +163,7 @@ def store_reflectance(array: np.ndarray) -> tuple[np.ndarray, bool]:
 
     A pixel of which one band is NaN or <= -10000 is nodata in all bands; the rest is cut to what int16 holds.
     """
-    bad = ~(array.min(axis=1) > S2_NODATA)
+    bad = ~(array.min(axis=1) > SOURCE_NODATA)
     if array.dtype != np.int16:
         array = np.minimum(array, np.iinfo(np.int16).max)
         array = np.rint(np.where(bad[:, None], NODATA, array)).astype(np.int16)

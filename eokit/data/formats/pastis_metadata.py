@@ -75,7 +75,8 @@ def read_metadata(path: Path, dates: Mapping[str, str], findings: Findings) -> M
     found = {key for feature in collection["features"] for key in _properties(feature) if key.startswith("dates-")}
     dated = frozenset(modality for modality, key in dates.items() if key in found)
     told = {key: text for key in TOLD if isinstance(text := collection.get(key), str) and text}
-    return Metadata(tuple(patches.values()), _crs(collection), bool(collection.get("synthetic")), dated, told)
+    crs = _crs(path, collection, findings)
+    return Metadata(tuple(patches.values()), crs, bool(collection.get("synthetic")), dated, told)
 
 
 def parse_dates(value: Any) -> np.ndarray:
@@ -123,7 +124,7 @@ def _patch(path: Path, number: int, feature: Any, dates: Mapping[str, str], find
         return None
     id = _whole(identity)
     fold = _whole(properties.get("Fold"))
-    if not fold.isdigit():
+    if not _is_count(fold):
         message = f"{path}: patch {id}: Fold is {properties.get('Fold')!r}, expected a whole number such as 1 to 5"
         findings.problem("fold", message, id)
     days = {}
@@ -135,13 +136,16 @@ def _patch(path: Path, number: int, feature: Any, dates: Mapping[str, str], find
             days[modality] = parse_dates(properties[key])
         except ValueError as error:
             findings.problem(f"{key} unreadable", f"{path}: patch {id}: {key}: {error}, {_EXAMPLE}", id)
-    parcels = _whole(properties.get("N_Parcel"))
+    parcels, tile = _whole(properties.get("N_Parcel")), properties.get("TILE")
+    if not isinstance(tile, str | None):
+        findings.note(f"{FILE}: TILE {_short(tile)} is no MGRS tile such as t31tfm: the UTM zone is the centre's own")
+        tile = None
     return Patch(
         id=id,
-        fold=int(fold) if fold.isdigit() else 0,
+        fold=int(fold) if _is_count(fold) else 0,
         days=days,
-        tile=properties.get("TILE"),
-        parcels=int(parcels) if parcels.isdigit() else None,
+        tile=tile,
+        parcels=int(parcels) if _is_count(parcels) else None,
         geometry=feature.get("geometry"),
     )
 
@@ -149,6 +153,11 @@ def _patch(path: Path, number: int, feature: Any, dates: Mapping[str, str], find
 def _whole(value: Any) -> str:
     """10000, "10000" and 10000.0 (a GIS tool's round trip) are the same id."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _is_count(text: str) -> bool:
+    """Whether a text is a whole number that an int32 of the index holds."""
+    return text.isdecimal() and len(text) < 10
 
 
 @cache
@@ -162,13 +171,17 @@ def _day(digits: str) -> int:
         raise ValueError(f"{_short(digits)} is no date") from None
 
 
-def _crs(collection: dict) -> str:
+def _crs(path: Path, collection: dict, findings: Findings) -> str:
     """The file's reference system; GeoJSON without one is lon/lat unless its numbers cannot be degrees."""
     named = collection.get("crs")
-    name = named.get("properties", {}).get("name") if isinstance(named, dict) else None
-    if name:
-        return str(name)
-    corner = (collection["features"][0] or {}).get("geometry") or {}
+    name = _properties(named).get("name")
+    if isinstance(name, str) and name:
+        return name
+    if named is not None:
+        expected = 'expected {"type": "name", "properties": {"name": "EPSG:2154"}} or none at all'
+        findings.problem("crs", f"{path}: crs {_short(named)} names no reference system, {expected}")
+    first = collection["features"][0]
+    corner = first.get("geometry") if isinstance(first, dict) else None
     while isinstance(corner, (dict, list)) and corner:
         corner = corner.get("coordinates") if isinstance(corner, dict) else corner[0]
     return PUBLISHED_CRS if isinstance(corner, (int, float)) and abs(corner) > 180 else "EPSG:4326"

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from eokit.data.preprocessing import SOURCE_NODATA
 from eokit.data.synthetic.calendar import COVERS, FIRST_CROP
 from eokit.data.synthetic.fields import Fields, FieldStyle, Ground, draw_fields
 from eokit.data.synthetic.noise import Array, SmoothField, Window
@@ -23,9 +24,6 @@ from eokit.data.synthetic.weather import FIRST_DAY, Optics, draw_optics, draw_ra
 
 MARGIN = 64
 """Pixels of land around the patches, so that parcels at the outer border have their whole area."""
-
-NODATA = -10000
-"""What PASTIS writes where Sentinel-2 saw nothing."""
 
 DATES_AT_ONCE = 6
 """Dates drawn together: few enough for the caches, enough to spare Python."""
@@ -198,7 +196,7 @@ def _see(view: View, dates: NDArray[np.intp], ground: Array, rng: np.random.Gene
     image += (bright - image) * cloud
     image += (0.0025 + 0.018 * image) * rng.standard_normal(image.shape, dtype=np.float32)
     stored = np.rint(image * np.float32(10000)).astype(np.int16)
-    return np.where(optics.seen(view.window)[dates][:, None], stored, np.int16(NODATA))
+    return np.where(optics.seen(view.window)[dates][:, None], stored, np.int16(SOURCE_NODATA))
 
 
 def draw_s1(view: View, orbit: str, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float16]]:

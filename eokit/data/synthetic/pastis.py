@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eokit.data.crops import VOID
+from eokit.data.preprocessing import SOURCE_NODATA
 from eokit.data.synthetic.calendar import FIRST_CROP
-from eokit.data.synthetic.landscape import MARGIN, NODATA, PLACES, Season, View, class_of, draw_s1, draw_s2, draw_tile
+from eokit.data.synthetic.landscape import MARGIN, PLACES, Season, View, class_of, draw_s1, draw_s2, draw_tile
 from eokit.errors import ArgumentError, DataError, SetupError
 from eokit.files import writing
 from eokit.progress import Progress
@@ -231,7 +232,7 @@ def _moments(images: NDArray[np.generic]) -> NDArray[np.float64]:
     totals = np.zeros((3, images.shape[1]))
     for image in images:  # one date at a time stays in the cache, and float32 sums stay exact enough
         pixels = image.reshape(len(image), -1).astype(np.float32)
-        pixels = pixels[:, pixels[0] > NODATA]
+        pixels = pixels[:, pixels[0] > SOURCE_NODATA]
         totals += np.stack([np.full(len(image), pixels.shape[1]), pixels.sum(1), (pixels * pixels).sum(1)])
     return totals
 

@@ -90,6 +90,34 @@ def target_of_text(tree):
     trees.save_label(tree, "ANNOTATIONS/TARGET", 10001, np.full((3, 8, 8), "wheat"))
 
 
+def change(tree, **members):
+    trees.write_metadata(tree, trees.read_metadata(tree) | members)
+
+
+def crs_without_properties(tree):
+    change(tree, crs={"properties": None})
+
+
+def crs_that_is_no_object(tree):
+    change(tree, crs=[2154])
+
+
+def crs_without_a_name(tree):
+    change(tree, crs={"type": "name", "properties": {"name": 2154}})
+
+
+def features_of_text(tree):
+    change(tree, features=["10000", [1]])
+
+
+def fold_of_another_script(tree):
+    trees.edit(tree, 10001, Fold="\N{SUPERSCRIPT TWO}")
+
+
+def fold_beyond_the_index(tree):
+    trees.edit(tree, 10001, Fold=10**12)
+
+
 def missing_folder(tree):
     (tree / "DATA_S2").rename(tree / "S2")
 
@@ -142,6 +170,12 @@ DAMAGES = {
     other_patch_size: r"S2_10001\.npy: 16 x 16 px, the other patches have 8 x 8 px",
     target_of_another_size: r"TARGET_10001\.npy: 4 x 4 px, the other patches have 8 x 8 px",
     target_of_text: r"TARGET_10001\.npy: dtype str\d+, expected uint8",
+    crs_without_properties: r"metadata\.geojson: crs \{'properties': None\} names no reference system, expected",
+    crs_that_is_no_object: r"crs \[2154\] names no reference system",
+    crs_without_a_name: r"crs \{.* names no reference system",
+    features_of_text: r"feature 0 has no ID_PATCH",
+    fold_of_another_script: r"Fold is '.', expected a whole number",
+    fold_beyond_the_index: r"Fold is 1000000000000, expected a whole number",
     missing_folder: r"DATA_S2: no such folder",
     no_annotations: r"ANNOTATIONS: no TARGET_<id>\.npy",
     no_metadata: r"metadata\.geojson: no such file",
@@ -171,6 +205,30 @@ def test_check_says_what_prepare_would_say(tree, damage):
 
 def test_a_whole_copy_has_no_problem(tree):
     assert check(tree).lines == []
+
+
+GEOMETRIES = ([1], "x", {"type": ["Polygon"]}, {"type": "Polygon", "coordinates": {"a": 1}})
+CORNERS = ([[1], [2], [3], [4], [5]], [[[1, 2]]] * 5, [[1, float("inf")]] * 5, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    "geometry", [*GEOMETRIES, *({"type": "Polygon", "coordinates": [ring]} for ring in CORNERS)], ids=repr
+)
+def test_a_geometry_that_is_no_polygon_gives_its_patch_no_grid(tree, geometry):
+    collection = trees.read_metadata(tree)
+    collection["features"][1]["geometry"] = geometry
+    trees.write_metadata(tree, collection)
+    source = open_source(tree)
+    assert [entry.transform is None for entry in source.entries] == [False, True, False, False]
+    assert any("1 of 4 footprints (first: patch 10001)" in note for note in source.notes)
+    assert check(tree).lines == []
+
+
+def test_a_tile_that_is_no_name_is_noted_and_its_patch_keeps_its_grid(tree):
+    trees.edit(tree, 10001, TILE=31)
+    source = open_source(tree)
+    assert any("TILE 31 is no MGRS tile" in note for note in source.notes)
+    assert [entry.crs for entry in source.entries] == ["EPSG:32631"] * 4
 
 
 def test_different_troubles_are_named_together(tree):

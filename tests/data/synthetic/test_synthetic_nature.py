@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from eokit.data.preprocessing import SOURCE_NODATA as NODATA
 from eokit.data.synthetic.calendar import COVERS, CROPS, FIRST_CROP
 from eokit.data.synthetic.fields import FieldStyle, Ground, draw_fields
-from eokit.data.synthetic.landscape import NODATA, PLACES, Season, View, draw_s1, draw_s2, draw_tile
+from eokit.data.synthetic.landscape import PLACES, Season, View, draw_s1, draw_s2, draw_tile
 from eokit.data.synthetic.noise import SmoothField
 from eokit.data.synthetic.phenology import canopy, draw_covers, draw_surfaces
 from eokit.data.synthetic.radar import backscatter
