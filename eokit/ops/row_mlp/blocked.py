@@ -16,7 +16,7 @@ from eokit.ops import library
 from eokit.ops.row_mlp import reference
 
 ROWS = 512
-"""Rows of a block: at 1,536 features 3 MiB of float32."""
+"""Rows of a block: at 1,536 features 3 MiB of float32. 512 to 2,048 were equally fast, 256 a fifth slower."""
 
 
 @torch.library.register_fake("eokit::norm_relu")
@@ -44,9 +44,9 @@ def _norm_relu_backward(
     grad_out: Tensor, z: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float
 ) -> tuple[Tensor, ...]:
     with torch.enable_grad():
-        leaves = [one.detach().requires_grad_() for one in (z, weight, bias)]
-        again = reference.norm_relu(*leaves, groups, epsilon)
-    return torch.autograd.grad(again, leaves, grad_out)
+        z, weight, bias = (one.detach().requires_grad_() for one in (z, weight, bias))
+        again = reference.norm_relu(z, weight, bias, groups, epsilon)
+    return torch.autograd.grad(again, (z, weight, bias), grad_out)
 
 
 library.fall_back("norm_relu", reference.norm_relu)
@@ -64,7 +64,7 @@ def row_mlp_forward(
     groups: int,
     epsilon: float,
 ) -> Tensor:
-    """x: (R, C). weights: (C', C) and biases: (C') in the dtype of x; gains and shifts: (C') float32. -> (R, last C')."""
+    """Weights (C', C) and biases (C') in the dtype of x (R, C), gains and shifts (C') float32 -> (R, last C')."""
     out = x.new_empty(len(x), len(weights[-1]))
     buffers = [x.new_empty(min(ROWS, len(x)), len(weight)) for weight in weights[:-1]]
     for start in range(0, len(x), ROWS):
