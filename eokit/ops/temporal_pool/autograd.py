@@ -63,13 +63,11 @@ def _reference_forward(
 def _reference_backward(
     grad_out: Tensor, x: Tensor, queries: Tensor, bias: Tensor, positions: Tensor, mask: Tensor | None, lse: Tensor
 ) -> tuple[Tensor, ...]:
+    leaves = x, queries, bias = tuple(one.detach().requires_grad_() for one in (x, queries, bias))
     with torch.enable_grad():
-        leaves = [one.detach().requires_grad_() for one in (x, queries, bias)]
-        again = _pool(*leaves, positions, mask)[0]
-    grads = torch.autograd.grad(again, leaves, grad_out.float())
-    return tuple(
-        grad.nan_to_num(0.0).to(one.dtype).contiguous() for one, grad in zip((x, queries, bias), grads, strict=True)
-    )
+        again = _pool(x, queries, bias, positions, mask)[0]
+    grads = torch.autograd.grad(again, leaves, grad_out.float())  # NaN for a pixel without dates
+    return tuple(grad.nan_to_num(0.0).to(one.dtype).contiguous() for grad, one in zip(grads, leaves, strict=True))
 
 
 library.fall_back("pool_forward", _reference_forward)
