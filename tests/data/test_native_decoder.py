@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
@@ -22,6 +21,7 @@ from eokit.data.shard_reader import ShardedArray, contextual_blosc
 from eokit.data.shard_writer import join_frames
 from eokit.data.store import Store
 from tests.data.stores import make_source, make_store
+from tests.sanitizers import CSRC, build_sanitized
 
 decode_rows = pytest.importorskip("eokit._native", reason="the compiled libraries were not built").decode_rows
 
@@ -210,29 +210,10 @@ def test_the_decoder_needs_no_torch():
     assert done.returncode == 0
 
 
-SANITIZED = ("-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
-@pytest.fixture
-def fuzzer(tmp_path) -> Path:
-    """fuzz_decoder.cpp, built with the sanitizers."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C++ compiler {compiler!r}; CXX=COMPILER names one")
-    (tmp_path / "empty.cpp").write_text("int main() {}\n")
-    probe = [compiler, *SANITIZED, str(tmp_path / "empty.cpp"), "-o", str(tmp_path / "empty")]
-    tried = subprocess.run(probe, capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"{compiler} has no sanitizers: {tried.stderr.splitlines()[-1]}")
-    sources = [Path(__file__).with_name("fuzz_decoder.cpp"), *(Path(__file__).parents[2] / "csrc/data").glob("*.cpp")]
-    target = tmp_path / "fuzz_decoder"
-    built = subprocess.run([compiler, *SANITIZED, *sources, "-o", target], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return target
-
-
 @pytest.mark.slow
-def test_random_damage_never_makes_the_decoder_leave_its_memory(fuzzer, tmp_path):
+def test_random_damage_never_makes_the_decoder_leave_its_memory(tmp_path):
+    sources = [Path(__file__).with_name("fuzz_decoder.cpp"), *sorted((CSRC / "data").glob("*.cpp"))]
+    fuzzer = build_sanitized(sources, tmp_path)
     with (tmp_path / "seeds").open("wb") as file:
         for chunk, frame in seeds():
             file.write(struct.pack("<6I", chunk.itemsize, *chunk.shape, len(frame)) + frame)

@@ -7,8 +7,10 @@ import torch
 
 from eokit.ops import attention
 from tests.ops.cases import assert_as_exact_as_torch, make_case
+from tests.ops.conftest import compiled
 
 _native = pytest.importorskip("eokit._native", reason="the compiled libraries were not built")
+pytestmark = compiled
 INSTRUCTION_SETS = _native.instruction_sets()
 
 

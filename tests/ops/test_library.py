@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eokit.errors import UsageError
-from eokit.ops import backends, library
+from eokit.ops import attention, backends, library, use_backend
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
@@ -61,6 +61,38 @@ def test_without_the_compiled_library_the_ops_stand_on_the_reference():
 
 
 @pytest.mark.slow
+def test_every_op_passes_its_tests_over_the_reference_too():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).parent),
+    ]
+    environment = os.environ | {"EOKIT_BACKEND": "reference"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
+
+
+def test_a_block_can_choose_its_backend():
+    q, k, v = (torch.randn(2, 5, 2, 16) for _ in range(3))
+    with use_backend("reference"):
+        plain = attention(q, k, v)
+        with use_backend(None):
+            assert library.default_backend() is None
+        assert library.default_backend() == "reference"
+    assert torch.equal(plain, attention(q, k, v, backend="reference"))
+    with pytest.raises(UsageError, match="gpu"), use_backend("gpu"):
+        raise AssertionError
+    assert library.default_backend() == (os.environ.get("EOKIT_BACKEND") or None)
+
+
+@pytest.mark.slow
 def test_the_ops_over_the_reference_pass_opcheck():
     stdout, stderr = run_python(OPCHECK, EOKIT_BACKEND="reference")
     assert stdout == "passed", stderr
@@ -69,7 +101,7 @@ def test_the_ops_over_the_reference_pass_opcheck():
 def test_a_library_that_is_not_there_is_told_with_the_reason_of_the_build(tmp_path):
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"_C": "the build failed: no compiler"}))
-    stdout, stderr = run_python(HIDE.format(report=str(report)) + USE)
+    stdout, stderr = run_python(HIDE.format(report=str(report)) + USE, EOKIT_BACKEND="")
     assert stdout, stderr
     close, found = json.loads(stdout)
     assert all(close)

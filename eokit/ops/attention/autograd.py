@@ -64,16 +64,25 @@ torch.library.register_autograd("eokit::attention_forward", _backward, setup_con
 def _reference_forward(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, bias_t: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    bias = None if bias_t is None else bias_t.transpose(-2, -1)
-    scores = q.transpose(-3, -2).float() @ k.transpose(-3, -2).float().transpose(-2, -1) * scale
-    if bias is not None:
-        scores = scores + bias
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
+    scores = _scores(q, k, key_mask, bias_t, scale)
     lse = scores.logsumexp(dim=-1) if k.shape[-3] else scores.new_full(scores.shape[:-1], float("-inf"))
+    bias = None if bias_t is None else bias_t.transpose(-2, -1)
     out = reference.attention(q, k, v, key_mask=key_mask, bias=bias, scale=scale)
     lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # as the kernels store it: exp(s - lse) is then 0
     return torch.empty_like(q).copy_(out), lse.contiguous()
+
+
+def _scores(q: Tensor, k: Tensor, key_mask: Tensor | None, bias_t: Tensor | None, scale: float) -> Tensor:
+    """(..., H, Lq, Lk), -inf under the mask."""
+    scores = _by_heads(q) @ _by_heads(k).transpose(-2, -1) * scale
+    if bias_t is not None:
+        scores = scores + bias_t.transpose(-2, -1)
+    return scores if key_mask is None else scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
+
+
+def _by_heads(x: Tensor) -> Tensor:
+    """(..., L, H, D) -> (..., H, L, D), at least float32."""
+    return x.transpose(-3, -2).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _reference_backward(
@@ -88,15 +97,19 @@ def _reference_backward(
     scale: float,
     with_bias: bool,
 ) -> tuple[Tensor, ...]:
-    inputs = [q, k, v, *([bias_t] if with_bias and bias_t is not None else [])]
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        bias = leaves[3] if len(leaves) > 3 else bias_t
-        bias = None if bias is None else bias.transpose(-2, -1)
-        again = reference.attention(*leaves[:3], key_mask=key_mask, bias=bias, scale=scale)
-    grads = torch.autograd.grad(again, leaves, grad_out)
-    stored = [torch.empty_like(x).copy_(grad) for x, grad in zip(inputs, grads, strict=True)]
-    return tuple(stored) if with_bias else (*stored, _grad_bias(q, None, False))
+    weights = (_scores(q, k, key_mask, bias_t, scale) - lse[..., None]).exp()  # P, (..., H, Lq, Lk)
+    grad = _by_heads(grad_out)
+    delta = (grad * _by_heads(out)).sum(-1, keepdim=True)
+    slopes = weights * (grad @ _by_heads(v).transpose(-2, -1) - delta)  # dS
+    grads = (
+        slopes @ _by_heads(k) * scale,
+        slopes.transpose(-2, -1) @ _by_heads(q) * scale,
+        weights.transpose(-2, -1) @ grad,
+    )
+    stored = [torch.empty_like(x).copy_(one.transpose(-3, -2)) for x, one in zip((q, k, v), grads, strict=True)]
+    if not with_bias or bias_t is None:
+        return *stored, _grad_bias(q, None, False)
+    return *stored, slopes.transpose(-2, -1).sum_to_size(bias_t.shape).contiguous()
 
 
 library.fall_back("attention_forward", _reference_forward)

@@ -43,10 +43,14 @@ def _norm_relu_in_place(z: Tensor, weight: Tensor, bias: Tensor, groups: int, ep
 def _norm_relu_backward(
     grad_out: Tensor, z: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float
 ) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        z, weight, bias = (one.detach().requires_grad_() for one in (z, weight, bias))
-        again = reference.norm_relu(z, weight, bias, groups, epsilon)
-    return torch.autograd.grad(again, (z, weight, bias), grad_out)
+    wide = torch.promote_types(z.dtype, torch.float32)
+    rows, let = z.to(wide).unflatten(-1, (groups, -1)), grad_out.to(wide)
+    scale = (rows.var(-1, correction=0, keepdim=True) + epsilon).rsqrt()
+    normed = (rows - rows.mean(-1, keepdim=True)) * scale
+    let = let * (normed.flatten(-2) * weight + bias > 0)
+    g = (let * weight).unflatten(-1, (groups, -1))
+    grad_z = scale * (g - g.mean(-1, keepdim=True) - normed * (g * normed).mean(-1, keepdim=True))
+    return grad_z.flatten(-2).to(z.dtype), (let * normed.flatten(-2)).sum(0), let.sum(0)
 
 
 library.fall_back("norm_relu", reference.norm_relu)

@@ -39,35 +39,40 @@ def _backward(ctx: Any, grad_out: Tensor, _: Tensor | None) -> tuple[Tensor | No
 torch.library.register_autograd("eokit::pool_forward", _backward, setup_context=_setup_context)
 
 
-def _pool(x: Tensor, queries: Tensor, bias: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The op in plain torch; (P, D) and (P, H)."""
-    samples, heads = bias.shape[0], queries.shape[0]
-    x = x.unflatten(0, (samples, -1)).float()  # (S, N, T, D)
-    scores = x @ queries.T + bias[:, None]  # (S, N, T, H)
-    if mask is not None:
-        scores = scores.masked_fill(~mask.view(*x.shape[:3])[..., None], float("-inf"))
-    lse = scores.logsumexp(2, keepdim=True)
-    lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # as the kernels store it: exp(s - lse) is then 0
-    values = (x.unflatten(-1, (heads, -1))) + positions[:, None, :, None]
-    out = ((scores - lse).exp()[..., None] * values).sum(2)
-    return out.flatten(-2).flatten(0, 1), lse.flatten(0, 2)
+def _scores(x: Tensor, queries: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """x: (S, N, T, D) -> (S, N, T, H), -inf under the mask."""
+    scores = x @ queries.T + bias[:, None]
+    return scores if mask is None else scores.masked_fill(~mask.view(*x.shape[:3])[..., None], float("-inf"))
+
+
+def _values(x: Tensor, positions: Tensor, heads: int) -> Tensor:
+    """(S, N, T, H, D / H)."""
+    return x.unflatten(-1, (heads, -1)) + positions[:, None, :, None]
 
 
 def _reference_forward(
     x: Tensor, queries: Tensor, bias: Tensor, positions: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    out, lse = _pool(x, queries, bias, positions, mask)
-    return out.to(x.dtype), lse.contiguous()
+    wide = x.unflatten(0, (len(bias), -1)).float()
+    scores = _scores(wide, queries, bias, mask)
+    lse = scores.logsumexp(2, keepdim=True)
+    lse = lse.masked_fill(lse == float("-inf"), float("inf"))  # as the kernels store it: exp(s - lse) is then 0
+    out = ((scores - lse).exp()[..., None] * _values(wide, positions, len(queries))).sum(2)
+    return out.flatten(-2).flatten(0, 1).to(x.dtype), lse.flatten(0, 2).contiguous()
 
 
 def _reference_backward(
     grad_out: Tensor, x: Tensor, queries: Tensor, bias: Tensor, positions: Tensor, mask: Tensor | None, lse: Tensor
-) -> tuple[Tensor, ...]:
-    leaves = x, queries, bias = tuple(one.detach().requires_grad_() for one in (x, queries, bias))
-    with torch.enable_grad():
-        again = _pool(x, queries, bias, positions, mask)[0]
-    grads = torch.autograd.grad(again, leaves, grad_out.float())  # NaN for a pixel without dates
-    return tuple(grad.nan_to_num(0.0).to(one.dtype).contiguous() for grad, one in zip(grads, leaves, strict=True))
+) -> tuple[Tensor, Tensor, Tensor]:
+    heads = len(queries)
+    wide = x.unflatten(0, (len(bias), -1)).float()  # (S, N, T, D)
+    grad = grad_out.float().view(*wide.shape[:2], 1, heads, -1)
+    weights = (_scores(wide, queries, bias, mask) - lse.view(*wide.shape[:2], 1, heads)).exp()  # a, (S, N, T, H)
+    slopes = (grad * _values(wide, positions, heads)).sum(-1)  # da
+    slopes = weights * (slopes - (weights * slopes).sum(2, keepdim=True))  # ds
+    grad_x = slopes @ queries + (weights[..., None] * grad).flatten(-2)
+    grad_queries = slopes.flatten(0, 2).T @ wide.flatten(0, 2)
+    return grad_x.flatten(0, 1).to(x.dtype), grad_queries, slopes.sum(1)
 
 
 library.fall_back("pool_forward", _reference_forward)

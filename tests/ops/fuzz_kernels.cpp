@@ -1,0 +1,173 @@
+// Runs every CPU kernel on random shapes in memory of exactly the right size; to be built with sanitizers, which stop it
+// at the first access out of bounds. No torch. test_sanitized.py builds and runs it: fuzz_kernels ROUNDS.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../../csrc/cpu/kernels.h"
+
+namespace {
+
+using namespace eokit;
+
+std::mt19937 rng(0);
+int64_t upto(int64_t most) { return 1 + static_cast<int64_t>(rng() % static_cast<uint64_t>(most)); }
+bool maybe() { return rng() % 2 == 0; }
+
+// Not std::vector: its capacity may be more than its size.
+template <class E>
+class Exact {
+ public:
+  explicit Exact(int64_t count, bool filled = true) : count_(count), data_(new E[count]) {
+    for (int64_t i = 0; i < count; ++i)
+      from_float(filled ? static_cast<float>(static_cast<int>(rng() % 2001) - 1000) * 1e-3f : 0.0f, &data_[i]);
+  }
+  operator E*() { return data_.get(); }
+  void must_be_finite(const char* what) const {
+    for (int64_t i = 0; i < count_; ++i)
+      if (!std::isfinite(to_float(data_[i]))) std::printf("%s: not finite\n", what), std::exit(1);
+  }
+
+ private:
+  int64_t count_;
+  std::unique_ptr<E[]> data_;
+};
+
+std::unique_ptr<bool[]> random_mask(int64_t count) {
+  auto mask = std::make_unique<bool[]>(count);
+  const unsigned share = rng() % 4;
+  for (int64_t i = 0; i < count; ++i) mask[i] = rng() % 4 < share;
+  return mask;
+}
+
+// (A, B, L, H, D) in memory, the sequence along L: temporal if `far`, else spatial with A and B in front.
+template <class T>
+Sequences<T> view(T* data, int64_t b, int64_t length, int64_t heads, int64_t dim, bool far) {
+  Sequences<T> x{data, far ? b * heads * dim : heads * dim, dim, {}};
+  x.leading[0] = b * length * heads * dim;
+  x.leading[1] = far ? heads * dim : length * heads * dim;
+  return x;
+}
+
+template <class E>
+void attention(const KernelPair<E>& kernels) {
+  AttentionShape shape;
+  shape.leading.count = 2;
+  const int64_t a = shape.leading.sizes[0] = upto(2), b = shape.leading.sizes[1] = upto(3);
+  const int64_t queries = shape.queries = upto(maybe() ? 20 : 140), keys = shape.keys = upto(maybe() ? 20 : 420);
+  const int64_t heads = shape.heads = upto(3), dim = shape.dim = upto(maybe() ? 20 : 130);
+  shape.scale = 0.3f;
+  const bool far = maybe(), masked = maybe(), biased = maybe(), shared = maybe();
+  const int64_t items = a * b * heads, q_size = items * queries * dim, k_size = items * keys * dim;
+  Exact<E> q(q_size), k(k_size), v(k_size), out(q_size, false), grad(q_size), grad_q(q_size), grad_k(k_size), grad_v(k_size);
+  const int64_t bias_size = (shared ? heads : items) * keys * queries;
+  Exact<float> lse(items * queries), bias(bias_size), grad_bias(bias_size);
+  const auto valid = random_mask(a * b * keys);
+  KeyMask mask;
+  if (masked) mask.valid = {valid.get(), 1, 0, {b * keys, keys}};
+  const auto bias_view = [&](float* data) {
+    Sequences<float> x{data, queries, keys * queries, {}};
+    if (!shared) x.leading[0] = b * heads * keys * queries, x.leading[1] = heads * keys * queries;
+    return x;
+  };
+  const auto constant = [](const auto& x, auto* data) {
+    Sequences<const std::remove_pointer_t<decltype(data)>> y{data, x.row, x.head, {}};
+    std::copy(x.leading, x.leading + kMaxLeading, y.leading);
+    return y;
+  };
+  const auto in = [&](E* data, int64_t length) { return constant(view<E>(data, b, length, heads, dim, far), data); };
+
+  AttentionForward<E> forward;
+  forward.shape = shape, forward.mask = mask;
+  forward.q = in(q, queries), forward.k = in(k, keys), forward.v = in(v, keys);
+  if (biased) forward.bias = constant(bias_view(bias), static_cast<float*>(bias));
+  forward.out = view<E>(out, b, queries, heads, dim, far), forward.lse = lse;
+  kernels.forward(forward, 0, items);
+  out.must_be_finite("attention");
+
+  AttentionBackward<E> backward;
+  backward.shape = shape, backward.mask = mask, backward.lse = lse;
+  backward.q = forward.q, backward.k = forward.k, backward.v = forward.v, backward.bias = forward.bias;
+  backward.out = in(out, queries), backward.grad_out = in(grad, queries);
+  backward.grad_q = view<E>(grad_q, b, queries, heads, dim, far);
+  backward.grad_k = view<E>(grad_k, b, keys, heads, dim, far);
+  backward.grad_v = view<E>(grad_v, b, keys, heads, dim, far);
+  if (biased) backward.grad_bias = bias_view(grad_bias);
+  kernels.backward(backward, 0, items);
+  for (auto* x : {&grad_q, &grad_k, &grad_v}) x->must_be_finite("attention, backward");
+  grad_bias.must_be_finite("attention, gradient of the bias");
+}
+
+template <class E>
+void tokens(const TokenKernelsOf<E>& kernels) {
+  const int64_t batches = upto(3), rows = upto(20), sources = upto(20), dim = upto(70);
+  Exact<E> source(batches * sources * dim), fill(dim), positions(batches * rows * dim), out(batches * rows * dim);
+  const auto map = std::make_unique<int64_t[]>(batches * rows);
+  for (int64_t i = 0; i < batches * rows; ++i) map[i] = static_cast<int64_t>(rng() % (sources + 1)) - 1;
+  MapRows<E> call{batches, rows, dim, source, sources * dim, dim, map.get()};
+  if (maybe()) call.fill = fill;
+  if (maybe()) call.positions = positions, call.positions_rows = rows, call.by_output = maybe();
+  if (call.positions && maybe()) call.positions_batch = rows * dim;
+  call.out = out;
+  kernels.map_rows(call, 0, batches * rows);
+  Exact<float> sums(dim);
+  kernels.sum_unmapped({out, map.get(), dim, sums}, 0, batches * rows);
+  out.must_be_finite("tokens");
+  sums.must_be_finite("tokens, sums");
+}
+
+template <class E>
+void pool(const PoolKernelsOf<E>& kernels) {
+  const int64_t samples = upto(2), pixels = samples * upto(3), dates = upto(40), heads = upto(18), values = upto(50);
+  const int64_t dim = heads * values, size = pixels * dates * dim;
+  Exact<E> x(size), out(pixels * dim), grad(pixels * dim), grad_x(size);
+  Exact<float> queries(heads * dim), bias(samples * dates * heads), positions(samples * dates * values);
+  Exact<float> lse(pixels * heads), grad_queries(heads * dim), grad_bias(samples * dates * heads);
+  const auto mask = random_mask(pixels * dates);
+  PoolInputs<E> in{{pixels, samples, dates, heads, dim}, x, dates * dim, dim, queries, bias, positions};
+  if (maybe()) in.mask = mask.get();
+  kernels.forward({in, out, lse}, 0, pixels);
+  kernels.backward({in, lse, grad, grad_x, grad_queries, grad_bias}, 0, pixels);
+  out.must_be_finite("pool");
+  grad_x.must_be_finite("pool, backward");
+  grad_queries.must_be_finite("pool, gradient of the queries");
+}
+
+template <class E>
+void norm(const NormKernelsOf<E>& kernels) {
+  const int64_t groups = upto(4), dim = groups * upto(60), rows = upto(6);
+  Exact<E> z(rows * dim), out(rows * dim), grad(rows * dim), grad_z(rows * dim);
+  Exact<float> weight(dim), bias(dim), grad_weight(dim), grad_bias(dim);
+  const NormForward<E> call{dim, groups, 1e-5f, z, weight, bias, out};
+  kernels.forward(call, 0, rows);
+  kernels.backward({call, grad, grad_z, grad_weight, grad_bias}, 0, rows);
+  out.must_be_finite("norm");
+  grad_z.must_be_finite("norm, backward");
+}
+
+void all(const Kernels& kernels) {
+  attention(kernels.attention.f32), attention(kernels.attention.bf16), attention(kernels.attention.f16);
+  tokens(kernels.tokens.f32), tokens(kernels.tokens.bf16), tokens(kernels.tokens.f16);
+  pool(kernels.pool.f32), pool(kernels.pool.bf16), pool(kernels.pool.f16);
+  norm(kernels.norm.f32), norm(kernels.norm.bf16), norm(kernels.norm.f16);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count == 2 ? std::atoi(arguments[1]) : 0;
+  if (rounds <= 0) return std::puts("usage: fuzz_kernels ROUNDS"), 2;
+  for (int round = 0; round < rounds; ++round) {
+    all(kPortable);
+#ifdef EOKIT_X86
+    if (runs(InstructionSet::kAvx2)) all(kAvx2);
+    if (runs(InstructionSet::kAvx512)) all(kAvx512);
+    if (runs(InstructionSet::kAvx512Bf16)) attention(kAttentionAvx512Bf16);
+#endif
+  }
+  std::printf("%d rounds, every access in bounds\n", rounds);
+  return 0;
+}
