@@ -43,6 +43,9 @@ def _text(report: dict[str, Any]) -> str:
     for index, one in enumerate(report["backends"]):
         head = "backends    " if index == 0 else " " * 12
         lines.append(f"{head}{one['name']:<13}{'yes' if one['available'] else 'no '}  {one['reason']}")
+    for index, where in enumerate(dict.fromkeys(report["ops"].values())):
+        head = "ops         " if index == 0 else " " * 12
+        lines.append(f"{head}{where:<13}{', '.join(op for op, place in report['ops'].items() if place == where)}")
     cog = "" if gdal.get("cog", True) else ", without the COG driver: maps cannot be written"
     lines.append(f"GDAL        {gdal['version'] or gdal['missing']}{cog}")
     signs = {True: "ok", False: "WRONG", None: "left out"}

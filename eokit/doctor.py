@@ -49,6 +49,7 @@ def examine() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "machine": _machine(),
         "backends": _backends(),
+        "ops": _ops(),
         "gdal": _gdal(),
         "self_test": {name: _run(check) for name, check in checks.items()},
     }
@@ -109,6 +110,12 @@ def _build_outcome(report: Path) -> str:
         return json.loads(report.read_text())["_native"]
     except (OSError, ValueError, KeyError):
         return "it was never built; install eokit with a C++ compiler on the path"
+
+
+def _ops() -> dict[str, str]:
+    from eokit.ops import placement
+
+    return placement()
 
 
 def _gdal() -> dict[str, Any]:

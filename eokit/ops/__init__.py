@@ -4,7 +4,7 @@ One folder an op: `__init__.py` holds the public function and its contract, `ref
 """
 
 from eokit.ops.attention import attention
-from eokit.ops.library import Backend, backends, use_backend
+from eokit.ops.library import Backend, backends, placement, use_backend
 from eokit.ops.losses import dino_cross_entropy, info_nce, mil_nce
 from eokit.ops.row_mlp import row_mlp
 from eokit.ops.temporal_pool import temporal_pool
@@ -18,6 +18,7 @@ __all__ = [
     "gather_tokens",
     "info_nce",
     "mil_nce",
+    "placement",
     "row_mlp",
     "scatter_tokens",
     "temporal_pool",

@@ -81,6 +81,28 @@ def runs_compiled(x: torch.Tensor) -> bool:
     return COMPILED and covered and default_backend() in (None, "cpu")
 
 
+OPS = {
+    "attention": ("cpu", "sdpa"),
+    "gather_tokens": ("cpu", "reference"),
+    "scatter_tokens": ("cpu", "reference"),
+    "temporal_pool": ("cpu", "reference"),
+    "row_mlp": ("cpu", "reference"),
+    "info_nce": ("streamed", "streamed"),
+    "mil_nce": ("streamed", "streamed"),
+    "dino_cross_entropy": ("streamed", "streamed"),
+}
+"""Where every op runs by default: float32, bfloat16 and float16 on a CPU with the compiled library; everything else."""
+
+
+def placement() -> dict[str, str]:
+    """Op -> what it runs on here for float32 on a CPU: "cpu", "sdpa", "reference", or "streamed", torch tile by tile."""
+    wanted = default_backend()
+    if wanted == "reference":
+        return dict.fromkeys(OPS, "reference")
+    compiled = runs_compiled(torch.empty(0))
+    return {op: best if compiled or best == "streamed" else other for op, (best, other) in OPS.items()}
+
+
 def fall_back(name: str, implementation: Callable[..., Any]) -> None:
     """Let the op `eokit::name` run `implementation`, plain torch, where there is no kernel of ours."""
     torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", implementation)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eokit import ops
 from eokit.errors import UsageError
 from eokit.ops import attention, backends, library, use_backend
 
@@ -118,6 +119,13 @@ def test_a_damaged_library_does_not_break_the_import(tmp_path, monkeypatch):
     assert not loaded
     assert "_C.abi3.so does not load" in reason
     assert "\n" not in reason
+
+
+def test_every_public_op_is_placed():
+    public = {name for name in ops.__all__ if callable(getattr(ops, name))}
+    assert set(ops.placement()) == public - {"Backend", "backends", "placement", "use_backend"}
+    with use_backend("reference"):
+        assert set(ops.placement().values()) == {"reference"}
 
 
 def test_the_reference_and_sdpa_are_always_there():
