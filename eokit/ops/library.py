@@ -91,11 +91,11 @@ OPS = {
     "mil_nce": ("streamed", "streamed"),
     "dino_cross_entropy": ("streamed", "streamed"),
 }
-"""Where every op runs by default: float32, bfloat16 and float16 on a CPU with the compiled library; everything else."""
+"""Where every op runs by default: compiled dtypes on a CPU with the compiled library; everything else."""
 
 
 def placement() -> dict[str, str]:
-    """Op -> what it runs on here for float32 on a CPU: "cpu", "sdpa", "reference", or "streamed", torch tile by tile."""
+    """Op -> where float32 on a CPU runs here: "cpu", "sdpa", "reference", or "streamed", torch tile by tile."""
     wanted = default_backend()
     if wanted == "reference":
         return dict.fromkeys(OPS, "reference")
