@@ -212,7 +212,10 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
                                                 values + words<O>(key) * width, width, out, width, key > 0});
       }
       unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length));
-      for (int64_t i = 0; i < length; ++i) lse[first + i] = maximum[i] + std::log(sum[i]);
+      for (int64_t c = 0; c < length; c += V::kWidth) {
+        const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
+        V::store_first(lse + first + c, V::add(V::load(maximum + c), log<V>(V::load(sum + c))), left);
+      }
     }
   }
 }

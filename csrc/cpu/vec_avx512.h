@@ -51,6 +51,8 @@ struct VecAvx512 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), a);
   }
   EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
 
   // Words of any meaning: dst[c * dst_stride + r] = src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.

@@ -49,6 +49,12 @@ struct VecPortable {
 
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
   EOKIT_INLINE static Reg round(Reg a) { return (a + set(12582912.0f)) - set(12582912.0f); }
+  EOKIT_INLINE static Reg div(Reg a, Reg b) { return a / b; }
+  EOKIT_INLINE static Reg bits_as_integers(Reg a) {
+    Int bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    return __builtin_convertvector(bits, Reg);
+  }
   // a * 2^n for integer n in -126..127.
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
     const Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
