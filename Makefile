@@ -2,7 +2,11 @@
 # make test   set up what the tests need and run all of them
 # make check  what .ci/run runs: tests, lint, types, import contracts
 
+# TORCH_INDEX=URL takes torch from another index of wheels: on Linux that of the CPU builds, which pytorch.org/get-started
+# names, saves gigabytes of CUDA.
+
 PYTHON ?= python3
+TORCH_INDEX ?=
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
@@ -34,7 +38,7 @@ check: test lint types imports
 # torch comes first and alone, so that the extension is compiled against the very torch that will load it.
 $(VENV)/torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install setuptools wheel pybind11 ninja numpy torch
+	$(PIP) install setuptools wheel pybind11 ninja numpy torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	touch $@
 
 # One install for demo, tests and checks: a second one would compile the extension again.
