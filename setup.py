@@ -90,8 +90,8 @@ def _one_line(error):
 
 
 setup(
-    packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli"],
-    package_dir={"eokit_cli": "cli"},
+    packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli", "eokit_bench"],
+    package_dir={"eokit_cli": "cli", "eokit_bench": "benchmarks"},
     ext_modules=extensions(),
     cmdclass=build_commands(),
 )

@@ -1,174 +1,200 @@
-"""ops.attention against scaled_dot_product_attention, for temporal attention on series (B, T, N, H, D) in memory.
+"""`ops.attention` on series x (B, T, N, H, D) in memory, along dates, positions or both, against torch's attention.
 
-    python benchmarks/attention.py --threads 1 --repeats 15
-
-Contenders: ours; `zero-copy`, SDPA on x.view(B, T, N * H, D).transpose(1, 2); `permute`, SDPA on permuted copies, as
-most code does it. All take the series as stored and give the result stored the same way. They run in turns, so that a
-noisy machine disturbs all alike; the figures are medians of wall time and of processor time, and medians of the ratios
-within a turn. No figure is taken before the results and gradients agree with float64. Values are random.
+All contenders take the series as stored and give the result stored the same way. Values are random.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
+import itertools
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
-import click
 import torch
-from machine import machine
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eokit.ops import attention, backends
+from eokit.nn.device import pick_device
+from eokit.ops import attention
+from eokit_bench.baselines import Attend, baselines, sequences
+from eokit_bench.machine import refuse_if_too_large
+from eokit_bench.measure import Case, Prepared, Results, Run, Truth, Work
+from eokit_bench.registry import AttentionSettings
 
-SHAPES = (
-    (4, 12, 256, 6, 64),
-    (4, 36, 256, 3, 32),
-    (1, 36, 1024, 6, 64),
-    (1, 61, 1024, 6, 64),
-    (1, 144, 256, 6, 64),
-)
-Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
-Times = dict[str, list[tuple[float, float]]]
-
-
-@click.command(help=__doc__)
-@click.option("--shape", "shapes", type=str, multiple=True, help="B,T,N,H,D; several times for several.")
-@click.option("--repeats", default=15, show_default=True, help="Measured turns, after two that are not.")
-@click.option("--threads", default=1, show_default=True, help="0: as many as torch takes.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/cpu/attention.json"))
-def main(shapes: tuple[str, ...], repeats: int, threads: int, out: Path) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-    chosen = [tuple(map(int, shape.split(","))) for shape in shapes] or SHAPES
-    rows = [row for shape in chosen for row in measure(shape, repeats)]
-    result = {
-        "contenders": list(CONTENDERS),
-        "repeats": repeats,
-        "machine": machine("torch") | {"threads": torch.get_num_threads(), "backend": compiled()},
-        "rows": rows,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"{out}: {len(rows)} rows")
+OURS = "eokit"
+MOST_FLOPS = {"cpu": 2**40, "cuda": 2**47}
+"""Of one forward: some seconds. Joint attention over many dates and positions goes beyond any measure."""
+PAIRS_CHECKED = 2**25
+"""Of queries and keys in the part that is set against float64: about a second."""
+NAMES = ("out", "grad_q", "grad_k", "grad_v")
 
 
-def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+@dataclass(frozen=True)
+class Shape:
+    """One case; q, k and v are (batch, dates, positions, heads, dim)."""
+
+    axis: str
+    size: tuple[int, int, int, int, int]
+    dtype: torch.dtype
+    mask_rate: float
+    backward: bool
+
+    @property
+    def length(self) -> int:
+        """Of one sequence."""
+        _, dates, positions, _, _ = self.size
+        return {"temporal": dates, "spatial": positions, "joint": dates * positions}[self.axis]
 
 
-def zero_copy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    batch, dates, positions, heads, dim = q.shape
-    q, k, v = (x.view(batch, dates, positions * heads, dim).transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, dates, positions, heads, dim)
+def cases(settings: AttentionSettings) -> list[Case]:
+    """By dtype, axis and length; forward, then forward + backward."""
+    passes = (False, True) if settings.backward is None else (settings.backward,)
+    device = pick_device(settings.device)
+    found = []
+    for dtype, axis, dates, backward in itertools.product(settings.dtype, settings.axis, settings.seq_len, passes):
+        size = (settings.batch, dates, settings.positions, settings.heads, settings.head_dim)
+        shape = Shape(axis, size, getattr(torch, dtype), settings.mask_rate, backward)
+        found.append(make_case(shape, device))
+    return found
 
 
-def permute(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    batch, dates, positions, heads, dim = q.shape
-    q, k, v = (x.permute(0, 2, 3, 1, 4).reshape(batch * positions, heads, dates, dim) for x in (q, k, v))
-    out = scaled_dot_product_attention(q, k, v).view(batch, positions, heads, dates, dim)
-    return out.permute(0, 3, 1, 2, 4).contiguous()
-
-
-CONTENDERS: dict[str, Contender] = {"ours": ours, "zero-copy": zero_copy, "permute": permute}
-
-
-def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
-    """One row for forward and one for forward + backward."""
-    torch.manual_seed(0)
-    q, k, v, grad = (torch.randn(shape) for _ in range(4))
-    errors = check(q, k, v, grad)
-
-    def forward(run: Contender) -> None:
-        with torch.no_grad():
-            run(q, k, v)
-
-    def both(run: Contender) -> None:
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        torch.autograd.grad(run(*leaves), leaves, grad)
-
-    batch, dates, positions, heads, dim = shape
-    product = 2 * batch * positions * heads * dates * dates * dim  # operations of one of the matrix products
-    rows = []
-    for name, step, products in (("forward", forward, 2), ("forward + backward", both, 7)):
-        times = in_turns(step, repeats)
-        row = {"shape": list(shape), "dtype": "float32", "pass": name, "error_vs_float64": errors}
-        rows.append(row | summary(times, products * product))
-        click.echo(one_line(rows[-1]))
-    return rows
-
-
-def check(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> dict[str, float]:
-    """The largest error of each contender, output and gradients, on some positions; raises if ours is not right."""
-    small = [x[:1, :, :8] for x in (q, k, v, grad)]
-
-    def results(run: Contender, dtype: torch.dtype) -> list[Tensor]:
-        leaves = [x.to(dtype).contiguous().requires_grad_() for x in small[:3]]
-        out = run(*leaves)
-        return [out.detach(), *torch.autograd.grad(out, leaves, small[3].to(dtype))]
-
-    exact = results(permute, torch.float64)
-    errors = {
-        name: max((x - y).abs().max().item() for x, y in zip(results(run, torch.float32), exact, strict=True))
-        for name, run in CONTENDERS.items()
-    }
-    limit = 2 * max(errors["zero-copy"], errors["permute"]) + 1e-6
-    if errors["ours"] > limit:
-        raise click.ClickException(
-            f"error {errors['ours']:.1e} on {tuple(q.shape)}, limit {limit:.1e}; nothing measured"
-        )
-    return errors
-
-
-def in_turns(step: Callable[[Contender], None], repeats: int) -> Times:
-    """(wall, processor) seconds of every contender in every turn; each turn starts with another one."""
-    times: Times = {name: [] for name in CONTENDERS}
-    names = list(CONTENDERS)
-    for turn in range(repeats + 2):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            wall, cpu = time.perf_counter(), time.process_time()
-            step(CONTENDERS[name])
-            taken = (time.perf_counter() - wall, time.process_time() - cpu)
-            if turn >= 2:
-                times[name].append(taken)
-    return times
-
-
-def summary(times: Times, operations: int) -> dict[str, Any]:
-    clocks = {}
-    for index, clock in enumerate(("wall", "processor")):
-        taken = {name: [pair[index] for pair in pairs] for name, pairs in times.items()}
-        ratios = {
-            name: statistics.median(other / own for other, own in zip(values, taken["ours"], strict=True))
-            for name, values in taken.items()
-            if name != "ours"
-        }
-        clocks[clock] = {
-            "ms": {name: round(1e3 * statistics.median(values), 3) for name, values in taken.items()},
-            "times_faster_than": {name: round(ratio, 3) for name, ratio in ratios.items()},
-            "gflop_per_s": round(operations / statistics.median(taken["ours"]) / 1e9, 1),
-        }
-    return clocks
-
-
-def one_line(row: dict[str, Any]) -> str:
-    wall, cpu = row["wall"], row["processor"]
-    ratios = ", ".join(
-        f"{ratio:.2f} ({cpu['times_faster_than'][name]:.2f}) x {name}"
-        for name, ratio in wall["times_faster_than"].items()
+def make_case(shape: Shape, device: torch.device) -> Case:
+    batch, dates, positions, heads, dim = shape.size
+    tensors = 12 if shape.backward else 4  # q, k, v, out; then these, their gradients, and out's
+    refuse_if_too_large(2 * tensors * torch.Size(shape.size).numel() * shape.dtype.itemsize, device, "--seq-len")
+    forward = 4 * batch * dates * positions * heads * shape.length * dim
+    limit = MOST_FLOPS[device.type]
+    at: dict[str, Any] = {"axis": shape.axis, "T": dates, "N": positions, "H": heads, "D": dim, "B": batch}
+    at |= {"dtype": str(shape.dtype).removeprefix("torch."), "mask_rate": shape.mask_rate}
+    return Case(
+        at | {"pass": "forward + backward" if shape.backward else "forward"},
+        OURS,
+        partial(set_up, shape, device),
+        lambda contender: work(shape),
+        f"{shape.length:,} tokens see each other, {forward / 1e12:.1f} TFLOP a forward; the limit here is"
+        f" {limit / 1e12:.1f}: fewer --positions make it smaller"
+        if forward > limit
+        else None,
     )
-    shape = ",".join(map(str, row["shape"]))
-    return f"{shape:16} {row['pass']:18} {wall['ms']['ours']:8.2f} ms, {ratios}, {cpu['gflop_per_s']:.0f} GFLOP/s"
 
 
-def compiled() -> str:
-    """Which compiled kernels are measured, or why there are none."""
-    return next(one.reason for one in backends() if one.name == "cpu")
+def work(shape: Shape) -> Work:
+    """Every tensor read or written once, and the log-sum-exp; two products of a forward, five of a backward.
+
+    A masked key needs no work, so only the share that is kept counts.
+    """
+    *lead, dim = shape.size
+    rows = torch.Size(lead).numel()
+    product = 2 * rows * shape.length * dim * (1 - shape.mask_rate)
+    tensor = rows * dim * shape.dtype.itemsize
+    if shape.backward:
+        return Work(12 * tensor + 8 * rows, int(7 * product))
+    return Work(4 * tensor, int(2 * product))
 
 
-if __name__ == "__main__":
-    main()
+def ours(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str) -> Tensor:
+    out = attention(*(sequences(x, axis) for x in (q, k, v)), key_mask=key_mask)
+    return out.transpose(1, 2) if axis == "temporal" else out.view(q.shape)
+
+
+def contenders(device: torch.device) -> dict[str, Attend]:
+    return {OURS: ours} | baselines(device)
+
+
+def set_up(shape: Shape, device: torch.device, chosen: dict[str, Attend] | None = None) -> Prepared:
+    """Random q, k, v, incoming gradient and mask, and what every contender does with them."""
+    generator = torch.Generator(device).manual_seed(0)
+    draw = partial(torch.randn, shape.size, generator=generator, device=device)
+    q, k, v, grad = (draw().to(shape.dtype) for _ in range(4))
+    mask = random_mask(sequences(q, shape.axis), shape.mask_rate, generator)
+    runs = {
+        name: make_run(attend, (q, k, v), grad if shape.backward else None, mask, shape.axis)
+        for name, attend in (chosen or contenders(device)).items()
+    }
+    truth = cache(partial(make_truth, shape, (q, k, v, grad), mask))
+    return Prepared(runs, lambda name: truth())
+
+
+def make_run(
+    attend: Attend, qkv: tuple[Tensor, Tensor, Tensor], grad: Tensor | None, mask: Tensor | None, axis: str
+) -> Run:
+    """A forward, and a backward where a gradient comes in."""
+    if grad is None:
+
+        def forward() -> Results:
+            with torch.no_grad():
+                return {"out": attend(*qkv, mask, axis)}
+
+        return forward
+    leaves = [x.detach().requires_grad_() for x in qkv]
+
+    def both() -> Results:
+        out = attend(*leaves, mask, axis)  # type: ignore[call-arg,arg-type]
+        return dict(zip(NAMES, (out.detach(), *torch.autograd.grad(out, leaves, grad)), strict=True))
+
+    return both
+
+
+def random_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor | None:
+    """(..., L) for sequences (..., L, H, D); the first key stays, for kernels that give NaN without any."""
+    if not rate:
+        return None
+    mask = torch.rand(x.shape[:-2], generator=generator, device=x.device) >= rate
+    mask[..., 0] = True
+    return mask
+
+
+def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> Truth:
+    """Of a few sequences and heads, spread over all, as many as can be computed in float64 at once."""
+    everything = sequences(given[0], shape.axis)
+    lead, heads = everything.shape[:-3], everything.shape[-2]
+    fitting = max(PAIRS_CHECKED // shape.length**2, 1)  # sequences of one head
+    which_heads = spread(heads, fitting)
+    which = torch.unravel_index(spread(lead.numel(), min(fitting // len(which_heads), 64)), lead)
+
+    def part(results: Results) -> Results:
+        return {name: sequences(x, shape.axis)[which][..., which_heads, :] for name, x in results.items()}
+
+    q, k, v, grad = part(dict(enumerate(given))).values()  # type: ignore[arg-type]  # (S, L, heads, D)
+    chosen = None if mask is None else mask[which]
+    wanted = NAMES if shape.backward else NAMES[:1]
+    exact = attention_by_rows(*(x.double() for x in (q, k, v, grad)), chosen, exact_attention)
+    own = attention_by_rows(q, k, v, grad, chosen, torchs_attention, rows=shape.length)
+    return Truth({name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, part)
+
+
+def spread(length: int, count: int) -> Tensor:
+    """At most `count` whole numbers below `length`, evenly spaced, the last one among them."""
+    return torch.linspace(length - 1, 0, max(min(length, count), 1)).long()
+
+
+def exact_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return attention(q, k, v, key_mask=mask, backend="reference")
+
+
+def torchs_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """SDPA on sequences (S, L, H, D), in their dtype."""
+    given = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    keep = None if mask is None else mask[:, None, None]
+    return scaled_dot_product_attention(*given, attn_mask=keep).transpose(1, 2)
+
+
+def attention_by_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    mask: Tensor | None,
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    rows: int = 1024,
+) -> dict[str, Tensor]:
+    """Output and gradients of sequences (S, L, H, D), `rows` queries at a time: scores of all would not fit."""
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    outs = []
+    for start in range(0, q.shape[1], rows):
+        some = slice(start, start + rows)
+        out = attend(leaves[0][:, some], leaves[1], leaves[2], mask)
+        out.backward(grad[:, some])
+        outs.append(out.detach())
+    return dict(zip(NAMES, (torch.cat(outs, 1), *(leaf.grad for leaf in leaves)), strict=True))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eokit.cores import cores
+from eokit.errors import UsageError
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -38,3 +39,29 @@ def commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     outcome = subprocess.run(command, capture_output=True, text=True)
     return outcome.stdout.strip() or None
+
+
+def memory_bytes(device: Any) -> int:
+    """All memory of a torch device."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def refuse_if_too_large(needed: int, device: Any, option: str) -> None:
+    """UsageError where a case cannot fit into the memory of the device."""
+    there = memory_bytes(device)
+    if needed > there:
+        raise UsageError(
+            f"{option}: a case would take about {needed / 1e9:.3g} GB of memory,"
+            f" {device} has {there / 1e9:.3g} GB; choose smaller ones"
+        )
+
+
+def device_name(device: Any) -> str:
+    """The folder that results of a torch device go to: cpu, nvidia-h100-80gb-hbm3."""
+    import torch
+
+    return "cpu" if device.type == "cpu" else "-".join(torch.cuda.get_device_name(device).lower().split())

@@ -22,6 +22,7 @@ VERBS = {
     "finetune": "fine-tune a pretrained encoder on the labels of a store",
     "evaluate": "score a bundle: kNN, linear probe or the fine-tuned model",
     "predict": "draw a map: a Cloud-Optimized GeoTIFF from a store or dated GeoTIFFs",
+    "bench": "measure speed and memory on this machine, beside torch",
     "demo": "run the whole chain on a synthetic season, offline, in minutes",
     "doctor": "say what this machine can run, and why something is missing",
 }

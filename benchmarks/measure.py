@@ -1,0 +1,215 @@
+"""Measures a case: are the results right, how long do they take, how much memory do they need. In this order.
+
+Contenders take turns, and each turn starts with another one, so that a noisy machine disturbs all alike. What is
+compared is the median of the ratios within a turn. A contender with a wrong result gets no figure.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Results = Mapping[str, Tensor]
+Run = Callable[[], Results]
+
+FEWEST_TURNS = 3
+LEAST_SECONDS = 5e-3
+"""A shorter run is repeated within its turn until it takes so long: clocks and the scheduler are coarser."""
+PLAUSIBLE = 64
+"""Times the dtype's epsilon: no right result is further from float64 than that share of its largest value."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the mathematics needs, whoever computes it: bytes read and written once, floating-point operations."""
+
+    bytes: int | None = None
+    flops: int | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What right results are.
+
+    exact: float64 of the reference. own: torch's own op in the dtype measured. Both hold what `part` takes out of a
+    run's results.
+    """
+
+    exact: Results
+    own: Results
+    part: Callable[[Results], Results] = lambda results: results
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its inputs: what each contender runs, and the truth for it."""
+
+    runs: Mapping[str, Run]
+    truth: Callable[[str], Truth]
+
+
+@dataclass(frozen=True)
+class Case:
+    """at: what tells this case from others, in results and tables. ours: the contender that the others are set against.
+
+    setup makes the inputs; time and memory are measured on what it returns. left_out: why the case is not measured.
+    """
+
+    at: Mapping[str, Any]
+    ours: str
+    setup: Callable[[], Prepared]
+    work: Callable[[str], Work] = lambda contender: Work()
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """turns: at most so many. seconds: after these, `FEWEST_TURNS` are enough. device: whose clock and memory count."""
+
+    turns: int = 15
+    seconds: float = 8.0
+    device: torch.device = torch.device("cpu")
+
+
+class Taken(NamedTuple):
+    """Seconds of one run by the clock, and of the processor (None on a GPU)."""
+
+    wall: float
+    processor: float | None
+
+
+def measure(case: Case, plan: Plan) -> dict[str, Any]:
+    """One row of a report: {"at", "ours", "contenders": {name: figures, or {"why_not": a line}}}, ready for JSON."""
+    row: dict[str, Any] = {"at": dict(case.at), "ours": case.ours}
+    if case.left_out:
+        return row | {"left_out": case.left_out, "contenders": {}}
+    prepared = case.setup()
+    told = {name: gate(run, prepared.truth(name), required=name == case.ours) for name, run in prepared.runs.items()}
+    right = {name: run for name, run in prepared.runs.items() if "why_not" not in told[name]}
+    times = in_turns(right, plan)
+    for name, run in right.items():
+        extra = {"extra_bytes": peak_extra_bytes(run, plan.device)}
+        told[name] |= figures(times[name], times.get(case.ours), case.work(name)) | extra
+    return row | {"contenders": told}
+
+
+def gate(run: Run, truth: Truth, *, required: bool) -> dict[str, Any]:
+    """{"error": by result} if all are right, else {"why_not", "wrong"}; what cannot run here is only allowed if not required."""
+    try:
+        results = truth.part(run())
+    except RuntimeError as error:  # a backend that does not take the shape or dtype, or has not enough memory
+        if required:
+            raise
+        return {"why_not": f"does not run: {str(error).strip().splitlines()[0][:160]}", "wrong": False}
+    errors = {}
+    for name, exact in truth.exact.items():
+        error, limit = distance(results[name], exact), error_limit(truth.own[name], exact)
+        if not error <= limit:  # NaN is wrong, too
+            return {"why_not": f"wrong: {name} is off by {error:.2g}, limit {limit:.2g}; not measured", "wrong": True}
+        errors[name] = error
+    return {"error": errors}
+
+
+def distance(x: Tensor, exact: Tensor) -> float:
+    """Largest absolute difference; infinite for another shape."""
+    if x.shape != exact.shape:
+        return float("inf")
+    return (x.detach().to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs().max().item() if x.numel() else 0.0
+
+
+def error_limit(own: Tensor, exact: Tensor) -> float:
+    """Twice the error of torch's own op in its dtype, and a rounding error of large values; 0 for whole numbers."""
+    if not own.is_floating_point():
+        return 0.0
+    rounding = torch.finfo(own.dtype).eps * exact.abs().max().item() if exact.numel() else 0.0
+    return min(2 * distance(own, exact) + 4 * rounding, PLAUSIBLE * rounding)
+
+
+def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
+    """What every contender took in every turn."""
+    clock = cuda_clock if plan.device.type == "cuda" else cpu_clock
+    repeats = {name: repeats_for(clock(run, 1).wall) for name, run in runs.items()}  # this is the warm-up as well
+    names, times = list(runs), {name: [] for name in runs}
+    started = time.perf_counter()
+    for turn in range(plan.turns):
+        if turn >= FEWEST_TURNS and time.perf_counter() - started > plan.seconds:
+            break
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            times[name].append(clock(runs[name], repeats[name]))
+    return times
+
+
+def repeats_for(seconds: float) -> int:
+    """How often a run of `seconds` is repeated within one turn."""
+    return int(min(max(LEAST_SECONDS / max(seconds, 1e-7), 1), 100))
+
+
+def cpu_clock(run: Run, repeats: int) -> Taken:
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        run()
+    return Taken((time.perf_counter() - wall) / repeats, (time.process_time() - processor) / repeats)
+
+
+def cuda_clock(run: Run, repeats: int) -> Taken:
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    before.record()
+    for _ in range(repeats):
+        run()
+    after.record()
+    torch.cuda.synchronize()
+    return Taken(before.elapsed_time(after) / 1e3 / repeats, None)
+
+
+def figures(times: list[Taken], ours: list[Taken] | None, work: Work) -> dict[str, Any]:
+    """Medians and quartiles; `times_ours`: how many times as long as ours, within a turn."""
+    wall = np.array([one.wall for one in times])
+    low, median, high = np.quantile(wall, (0.25, 0.5, 0.75))
+    told: dict[str, Any] = {"ms": 1e3 * median, "ms_quartiles": [1e3 * low, 1e3 * high], "turns": len(times)}
+    if times[0].processor is not None:
+        told["processor_ms"] = 1e3 * np.median([one.processor for one in times])
+    if ours is not None:
+        ratios = wall / np.array([one.wall for one in ours])
+        told["times_ours"] = np.median(ratios)
+        told["times_ours_quartiles"] = list(np.quantile(ratios, (0.25, 0.75)))
+    if work.bytes:
+        told["gb_per_s"] = work.bytes / median / 1e9
+    if work.flops:
+        told |= {"flops": work.flops, "gflop_per_s": work.flops / median / 1e9}
+    return rounded(told)
+
+
+def rounded(value: Any) -> Any:
+    """The same with plain floats of five digits."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return float(f"{value:.5g}") if isinstance(value, float | np.floating) else value
+
+
+def peak_extra_bytes(run: Run, device: torch.device) -> int:
+    """The most memory that torch held for one run at once, results included, beyond what it held before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler tells on stderr that it starts and stops
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        results = run()
+    del results
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    held = np.cumsum([one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())] or [0])
+    return int(max(held.max(), 0))

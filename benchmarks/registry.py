@@ -1,0 +1,71 @@
+"""The benchmarks by name, and the settings of each. Imports nothing heavy: `eokit bench --help` reads it.
+
+A benchmark is a file here with `cases(settings) -> list[Case]`, and an entry in `BENCHMARKS`. Its settings are a frozen
+dataclass; cli/bench.py makes an option of every field.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+LENGTHS = (6, 12, 24, 36, 48, 60, 72, 96, 120, 144)
+"""Dates of a season, from one image a month of half a year to one every two and a half days."""
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """x (B, T, N, H, D) in memory: `batch`, `seq_len` dates, `positions`, `heads`, `head_dim`.
+
+    mask_rate: share of the keys left out, at random. backward: None measures forward and forward + backward, True and
+    False one of them.
+    """
+
+    seq_len: tuple[int, ...] = (36,)
+    positions: int = 64
+    heads: int = 6
+    head_dim: int = 64
+    batch: int = 1
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+    axis: tuple[str, ...] = ("temporal", "spatial", "joint")
+    mask_rate: float = 0.0
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """A CropSTS of `preset` on `batch` random series of `size` x `size` pixels; backward as in AttentionSettings."""
+
+    seq_len: tuple[int, ...] = LENGTHS
+    preset: str = "tiny"
+    size: int = 32
+    batch: int = 1
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """module: the file's name. help: its line in `eokit bench --help`. settings: the class of its settings."""
+
+    module: str
+    help: str
+    settings: type
+
+
+BENCHMARKS = {
+    "attention": Benchmark(
+        "attention", "Attention along time, space and both, against torch's on the same data.", AttentionSettings
+    ),
+    "sequence": Benchmark(
+        "sequence", "CropSTS over the number of dates, decoupled against joint attention.", SequenceSettings
+    ),
+}
+
+
+def load(name: str) -> Any:
+    """The module of a benchmark: `cases`, and `draw` where it has a picture of its own."""
+    return importlib.import_module(f"eokit_bench.{BENCHMARKS[name].module}")

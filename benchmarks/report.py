@@ -1,0 +1,160 @@
+"""A benchmark from its cases to what is said of it: measured rows, JSON, tables, and words on where ours loses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eokit.errors import DataError
+
+SCHEMA = 1
+"""Of the JSON; another number is refused by `read_report`."""
+Report = dict[str, Any]
+ALWAYS_NAMED = ("axis", "T", "pass")
+"""Keys of a case that stand in its name even where all cases share them."""
+COLUMNS = ("", "ms", "quartiles", "x ours", "error", "GB/s", "% copy", "GFLOP/s", "% GEMM", "MiB more")
+
+
+def run(name: str, settings: Any, plan: Any, told: Callable[[str], None] = lambda line: None) -> Report:
+    """Measure every case of a benchmark; `told` is called with a line as each begins."""
+    from eokit.ops import backends
+    from eokit_bench.machine import machine
+    from eokit_bench.measure import measure
+    from eokit_bench.registry import load
+    from eokit_bench.roofline import roofline
+
+    import torch  # isort: skip  (after eokit, which says what is missing)
+
+    cases = load(name).cases(settings)
+    told("measuring how fast this machine copies and multiplies")
+    roof = roofline(plan.device, sorted({case.at.get("dtype", "float32") for case in cases}))
+    rows = []
+    for number, case in enumerate(cases, 1):
+        told(f"{number}/{len(cases)}  {case_name(case.at)}")
+        rows.append(with_shares(measure(case, plan), roof))
+    facts = machine("torch", "numpy") | {"threads": torch.get_num_threads(), "device": device_label(plan.device)}
+    compiled = next(one.reason for one in backends() if one.name == "cpu")
+    report = {"schema": SCHEMA, "benchmark": name, "settings": asdict(settings), "turns": plan.turns}
+    report |= {"machine": facts | {"kernels": compiled}, "roofline": roof, "rows": rows}
+    return report | {"loses": losses(report), "wrong": wrong(report)}
+
+
+def device_label(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def with_shares(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
+    """The row with each contender's percentage of what the machine copies and multiplies at best."""
+    gemm = roof["gemm_gflop_per_s"].get(row["at"].get("dtype", "float32"))
+    for told in row["contenders"].values():
+        for rate, limit, share in (("gb_per_s", roof["copy_gb_per_s"], "copy"), ("gflop_per_s", gemm, "gemm")):
+            if rate in told:
+                told[f"percent_of_{share}"] = round(100 * told[rate] / limit, 1)
+    return row
+
+
+def losses(report: Report) -> list[str]:
+    """A sentence for every case and contender that took less time than ours."""
+    found = []
+    for row in report["rows"]:
+        for name, told in row["contenders"].items():
+            ratio = told.get("times_ours")
+            if name == row["ours"] or ratio is None or ratio >= 1:
+                continue
+            low, high = told["times_ours_quartiles"]
+            doubt = ", within the spread" if high >= 1 else ""
+            found.append(
+                f"{own_name(row['at'], report['rows'])}: {name} takes {ratio:.2f} of the time of {row['ours']}"
+                f" (quartiles {low:.2f} to {high:.2f}{doubt})"
+            )
+    return found
+
+
+def wrong(report: Report) -> list[str]:
+    """A line for every contender whose result was not right."""
+    return [
+        f"{report['benchmark']} {own_name(row['at'], report['rows'])}: {name} is {told['why_not']}"
+        for row in report["rows"]
+        for name, told in row["contenders"].items()
+        if told.get("wrong")
+    ]
+
+
+def case_name(at: dict[str, Any]) -> str:
+    """What tells the case from others, in one line: numbers by name, words as they are; what is off is left out."""
+    parts = [f"{key} {value}" if isinstance(value, int | float) else str(value) for key, value in at.items() if value]
+    return ", ".join(part.replace("_", " ") for part in parts)
+
+
+def own_name(at: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The name of a case among these: only what they do not share."""
+    return case_name({key: at[key] for key in at if key in ALWAYS_NAMED or not shared(key, rows)})
+
+
+def shared(key: str, rows: list[dict[str, Any]]) -> bool:
+    return len({str(row["at"].get(key)) for row in rows}) == 1
+
+
+def text(report: Report) -> str:
+    """The report for people: the machine, a table a case, and where ours loses."""
+    facts, roof = report["machine"], report["roofline"]
+    gemm = ", ".join(f"{rate:.4g} GFLOP/s in {dtype}" for dtype, rate in roof["gemm_gflop_per_s"].items())
+    first = report["rows"][0]["at"]
+    lines = [
+        f"{report['benchmark']}: {case_name({key: first[key] for key in first if shared(key, report['rows'])})}",
+        f"{facts['processor']}, {facts['device']}, {facts['threads']} threads, load {facts['load']}, torch {facts['torch']}",
+        f"kernels: {facts['kernels']}",
+        f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}",
+    ]
+    for row in report["rows"]:
+        lines += ["", own_name(row["at"], report["rows"])]
+        lines += [f"  left out: {row['left_out']}"] if "left_out" in row else table(row)
+    sentences = report["loses"] or ["nowhere in this run"]
+    return "\n".join([*lines, "", "Where it loses:", *(f"  {one}" for one in sentences)])
+
+
+def table(row: dict[str, Any]) -> list[str]:
+    """The figures of one case in columns; a contender without figures says why."""
+    cells = [COLUMNS] + [figure_cells(name, told) for name, told in row["contenders"].items() if "ms" in told]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    shown = [column for column in range(len(COLUMNS)) if any(line[column] for line in cells[1:])]
+    lines = [
+        "  " + "  ".join(f"{line[c]:<{widths[c]}}" if c == 0 else f"{line[c]:>{widths[c]}}" for c in shown)
+        for line in (cells if shown else [])
+    ]
+    return lines + [f"  {name}: {told['why_not']}" for name, told in row["contenders"].items() if "why_not" in told]
+
+
+def figure_cells(name: str, told: dict[str, Any]) -> tuple[str, ...]:
+    low, high = told["ms_quartiles"]
+    numbers = (
+        told.get("times_ours"),
+        max(told["error"].values(), default=None),
+        told.get("gb_per_s"),
+        told.get("percent_of_copy"),
+        told.get("gflop_per_s"),
+        told.get("percent_of_gemm"),
+        told["extra_bytes"] / 2**20,
+    )
+    formats = (".2f", ".1e", ".3g", ".0f", ".4g", ".0f", ".1f")
+    cells = ("" if one is None else f"{one:{spec}}" for one, spec in zip(numbers, formats, strict=True))
+    return (name, f"{told['ms']:.4g}", f"{low:.4g}..{high:.4g}", *cells)
+
+
+def read_report(path: Path) -> Report:
+    """A saved report; DataError if it is none, or one of another schema."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a file that --save or --json wrote") from None
+    except ValueError:
+        raise DataError(f"{path}: is no JSON; give a file that --save or --json wrote") from None
+    found = report.get("schema") if isinstance(report, dict) else None
+    if found != SCHEMA:
+        raise DataError(f"{path}: has schema {found!r}, this eokit reads {SCHEMA}; measure again with --save")
+    return report

@@ -1,0 +1,38 @@
+"""What this machine does at best, measured in the run that is set against it: copying, and matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from eokit_bench.measure import cpu_clock, cuda_clock, rounded
+
+COPY_BYTES = 2**27
+"""Of the source; beyond the caches of one core's share on today's CPUs, and of today's GPUs together with the copy."""
+REPEATS = 5
+
+
+def roofline(device: torch.device, dtypes: Iterable[str]) -> dict[str, Any]:
+    """Copy bandwidth (bytes read and written) and, by dtype, the rate of a square matrix product; best of a few."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    gemm = {name: gemm_rate(device, getattr(torch, name)) for name in dtypes}
+    copy = 2 * COPY_BYTES / best(lambda: target.copy_(source), device) / 1e9
+    return rounded({"copy_gb_per_s": copy, "gemm_gflop_per_s": gemm})
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of torch.mm on unit normal numbers."""
+    edge = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * edge**3 / best(lambda: torch.mm(a, b, out=out), device) / 1e9
+
+
+def best(run: Any, device: torch.device) -> float:
+    """Seconds of the fastest of `REPEATS` runs, after one that warms up."""
+    clock = cuda_clock if device.type == "cuda" else cpu_clock
+    clock(run, 1)
+    return min(clock(run, 1).wall for _ in range(REPEATS))

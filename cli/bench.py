@@ -1,0 +1,167 @@
+"""`eokit bench`: how fast eokit is on this machine, beside what else there is; every figure behind a correctness gate."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import Field, asdict, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eokit_bench.registry import BENCHMARKS, LENGTHS, Benchmark, load
+from eokit_cli.options import PATH, common, emit, say, say_settings
+
+MOST_LENGTHS, LONGEST = 64, 65_536
+DTYPES = ["float32", "bfloat16", "float16"]
+POSITIVE = click.IntRange(min=1)
+RESULTS = Path("benchmarks/results")
+DEFAULT_PLACE = "-"
+"""Given to --save, or its value left out."""
+
+
+class Lengths(click.ParamType):
+    """A length, or FROM..TO[:STEP]; without a step the lengths of `LENGTHS` between the two, and both ends."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(\d+)(?:\.\.(\d+)(?::(\d+))?)?", str(value).strip())
+        if not found:
+            self.fail(f"{value!r} is no length; give a number such as 144, or a range such as 6..144 or 6..144:12")
+        first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 0)
+        if not 1 <= first <= last <= LONGEST:
+            self.fail(f"{value!r}: lengths go from 1 to {LONGEST}, the smaller one first")
+        if step and (last - first) // step >= MOST_LENGTHS:
+            self.fail(f"{value!r} is {(last - first) // step + 1} lengths, at most {MOST_LENGTHS}; take a larger step")
+        if found[3] == "0":
+            self.fail(f"{value!r}: the step is at least 1")
+        return tuple(range(first, last + 1, step)) if step else between(first, last)
+
+
+def between(first: int, last: int) -> tuple[int, ...]:
+    """Both ends, and what lies between of `LENGTHS` and, above, of the doubled last."""
+    grid = [*LENGTHS, *(LENGTHS[-1] * 2**power for power in range(1, 10))]
+    return tuple(sorted({first, last, *(one for one in grid if first < one < last)}))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "seq_len": {"type": Lengths(), "multiple": True, "metavar": "T|FROM..TO[:STEP]", "help": "Dates; repeatable."},
+    "positions": {"type": POSITIVE, "help": "Positions of a date."},
+    "heads": {"type": POSITIVE, "help": "Heads of attention."},
+    "head_dim": {"type": click.IntRange(1, 256), "help": "Numbers of a head."},
+    "batch": {"type": POSITIVE, "help": "Series at once."},
+    "dtype": {"type": click.Choice(DTYPES), "multiple": True, "help": "Repeatable."},
+    "device": {"help": "auto, cpu, cuda, cuda:1."},
+    "axis": {
+        "type": click.Choice(["temporal", "spatial", "joint"]),
+        "multiple": True,
+        "help": "Dates of a position attend to each other, positions of a date, or all to all; repeatable.",
+    },
+    "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share of the keys that are masked."},
+    "backward": {"is_flag": True, "help": "Only forward + backward, or only forward."},
+    "preset": {"help": "Of the model."},
+    "size": {"type": POSITIVE, "help": "Side of a patch in pixels."},
+}
+"""By field of a benchmark's settings, whose default is the option's."""
+
+
+@click.group()
+def command() -> None:
+    """Measure eokit on this machine, beside torch: time, memory, share of what the machine can do.
+
+    Results are compared with float64 first; nothing is printed for a wrong one.
+    """
+
+
+def make_command(name: str, about: Benchmark) -> click.Command:
+    """The command of a benchmark: an option for every field of its settings, and what all have in common."""
+
+    @common
+    def run_benchmark(
+        turns: int,
+        threads: int | None,
+        plot: Path | None,
+        save: Path | None,
+        as_json: bool,
+        quiet: bool,
+        **given: Any,
+    ) -> None:
+        if given.get("seq_len"):
+            given["seq_len"] = tuple(dict.fromkeys(length for some in given["seq_len"] for length in some))
+        settings = about.settings(**{key: value for key, value in given.items() if value not in (None, ())})
+        say_settings(asdict(settings))
+        run_and_tell(name, settings, {"turns": turns, "threads": threads}, (plot, save, as_json, quiet))
+
+    saved = f"Write the JSON there.  [default: {RESULTS}/DEVICE/{name}.json]"
+    shared = [
+        click.option("--turns", type=click.IntRange(min=3), default=15, show_default=True, help="Rounds, at most."),
+        click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
+        click.option("--plot", type=PATH, metavar="FILE.png", help="Draw the times there."),
+        click.option("--save", type=PATH, is_flag=False, flag_value=DEFAULT_PLACE, metavar="[FILE.json]", help=saved),
+    ]
+    wrapped = run_benchmark
+    for option in reversed([*(setting_option(one) for one in fields(about.settings)), *shared]):
+        wrapped = option(wrapped)
+    return click.command(name, help=about.help)(wrapped)
+
+
+def setting_option(one: Field[Any]) -> Callable[[Any], Any]:
+    """The option of a field of settings; left out it stays None, and the field's default holds."""
+    flag = f"--{one.name.replace('_', '-')}"
+    option = dict(OPTIONS[one.name])
+    default = "both" if one.default is None else one.default
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    option["help"] = f"{option['help']}  [default: {shown}]"
+    if option.pop("is_flag", False):
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, **option)
+    return click.option(flag, **option)
+
+
+def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any, ...]) -> None:
+    """Measure, write what was asked for, print; EokitError at the end if a contender was wrong."""
+    import torch
+
+    from eokit.errors import EokitError
+    from eokit.files import write_text
+    from eokit.nn.device import pick_device
+    from eokit_bench import report as reports
+    from eokit_bench.machine import device_name
+    from eokit_bench.measure import Plan
+    from eokit_bench.plot import draw_times
+
+    plot, save, as_json, quiet = told
+    if how["threads"]:
+        torch.set_num_threads(how["threads"])
+    plan = Plan(turns=how["turns"], device=pick_device(settings.device))
+    report = reports.run(name, settings, plan, lambda line: say(line, quiet))
+    if save is not None:
+        path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / f"{name}.json"
+        say(f"report   {write_text(path, json.dumps(report, indent=2) + chr(10))}", quiet)
+    if plot is not None:
+        draw = getattr(load(name), "draw", draw_times)
+        say(f"picture  {draw(report, plot)}", quiet)
+    emit(report, as_json, quiet, lambda: reports.text(report))
+    if report["wrong"]:
+        raise EokitError(*report["wrong"])
+
+
+@command.command("compare")
+@click.argument("a", metavar="A.json", type=PATH)
+@click.argument("b", metavar="B.json", type=PATH)
+@common
+def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
+    """Say what became slower or faster from A.json to B.json, beyond the spread of the runs."""
+    from eokit_bench.compare import compare, text
+    from eokit_bench.report import read_report
+
+    comparison = compare(read_report(a), read_report(b))
+    emit(comparison, as_json, quiet, lambda: text(comparison))
+
+
+for _name, _about in BENCHMARKS.items():
+    command.add_command(make_command(_name, _about))
