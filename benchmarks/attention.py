@@ -130,7 +130,7 @@ def make_run(
     leaves = [x.detach().requires_grad_() for x in qkv]
 
     def both() -> Results:
-        out = attend(*leaves, mask, axis)  # type: ignore[call-arg,arg-type]
+        out = attend(*leaves, mask, axis)
         return dict(zip(NAMES, (out.detach(), *torch.autograd.grad(out, leaves, grad)), strict=True))
 
     return both
@@ -153,15 +153,19 @@ def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> 
     which_heads = spread(heads, fitting)
     which = torch.unravel_index(spread(lead.numel(), min(fitting // len(which_heads), 64)), lead)
 
-    def part(results: Results) -> Results:
-        return {name: sequences(x, shape.axis)[which][..., which_heads, :] for name, x in results.items()}
+    def pick(x: Tensor) -> Tensor:
+        return sequences(x, shape.axis)[which][..., which_heads, :]  # (S, L, heads, D)
 
-    q, k, v, grad = part(dict(enumerate(given))).values()  # type: ignore[arg-type]  # (S, L, heads, D)
+    q, k, v, grad = map(pick, given)
     chosen = None if mask is None else mask[which]
+
+    def pick_all(results: Results) -> Results:
+        return {name: pick(x) for name, x in results.items()}
+
     wanted = NAMES if shape.backward else NAMES[:1]
-    exact = attention_by_rows(*(x.double() for x in (q, k, v, grad)), chosen, exact_attention)
+    exact = attention_by_rows(q.double(), k.double(), v.double(), grad.double(), chosen, exact_attention)
     own = attention_by_rows(q, k, v, grad, chosen, torchs_attention, rows=shape.length)
-    return Truth({name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, part)
+    return Truth({name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, pick_all)
 
 
 def spread(length: int, count: int) -> Tensor:
@@ -175,9 +179,9 @@ def exact_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
 
 def torchs_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """SDPA on sequences (S, L, H, D), in their dtype."""
-    given = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     keep = None if mask is None else mask[:, None, None]
-    return scaled_dot_product_attention(*given, attn_mask=keep).transpose(1, 2)
+    return scaled_dot_product_attention(q, k, v, attn_mask=keep).transpose(1, 2)
 
 
 def attention_by_rows(

@@ -27,16 +27,16 @@ def sequences(x: Tensor, axis: str) -> Tensor:
 
 def zero_copy(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str) -> Tensor:
     """scaled_dot_product_attention on views: positions stand beside the heads, or dates in the batch."""
-    views = (heads_first(x, axis) for x in (q, k, v))
-    out = scaled_dot_product_attention(*views, attn_mask=mask_for_heads(key_mask, axis, q.shape[3]))
+    q4, k4, v4 = (heads_first(x, axis) for x in (q, k, v))
+    out = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask_for_heads(key_mask, axis, q.shape[3]))
     return out.transpose(1, 2).reshape(q.shape)
 
 
 def permuted(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str) -> Tensor:
     """scaled_dot_product_attention on copies in its own order, as most code does it."""
-    copies = (sequences(x, axis).transpose(-3, -2).flatten(0, -4).contiguous() for x in (q, k, v))  # (S, H, L, D)
+    q4, k4, v4 = (sequences(x, axis).transpose(-3, -2).flatten(0, -4).contiguous() for x in (q, k, v))  # (S, H, L, D)
     mask = None if key_mask is None else key_mask.flatten(0, -2)[:, None, None]
-    out = scaled_dot_product_attention(*copies, attn_mask=mask)
+    out = scaled_dot_product_attention(q4, k4, v4, attn_mask=mask)
     lead = sequences(q, axis).shape[:-3]
     out = out.unflatten(0, lead).transpose(-3, -2)  # (..., L, H, D)
     return (out.transpose(1, 2) if axis == "temporal" else out).reshape(q.shape)
@@ -48,9 +48,7 @@ def one_backend(backend: SDPBackend, *given: Tensor | str | None) -> Tensor:
         return zero_copy(*given)  # type: ignore[arg-type]
 
 
-def flex(
-    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str, compiled: bool = True
-) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str, compiled: bool = True) -> Tensor:
     """torch's flex_attention on the views of `zero_copy`."""
     views = [heads_first(x, axis) for x in (q, k, v)]
     mask = mask_for_heads(key_mask, axis, q.shape[3])

@@ -19,11 +19,10 @@ from torch import Tensor
 Results = Mapping[str, Tensor]
 Run = Callable[[], Results]
 
+CPU = torch.device("cpu")
 FEWEST_TURNS = 3
 LEAST_SECONDS = 5e-3
 """A shorter run is repeated within its turn until it takes so long: clocks and the scheduler are coarser."""
-PLAUSIBLE = 64
-"""Times the dtype's epsilon: no right result is further from float64 than that share of its largest value."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Plan:
 
     turns: int = 15
     seconds: float = 8.0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
 
 class Taken(NamedTuple):
@@ -101,13 +100,13 @@ def measure(case: Case, plan: Plan) -> dict[str, Any]:
 
 
 def gate(run: Run, truth: Truth, *, required: bool) -> dict[str, Any]:
-    """{"error": by result} if all are right, else {"why_not", "wrong"}; what cannot run here is only allowed if not required."""
+    """{"error": by result} if all are right, else {"why_not", "wrong"}; what is `required` has to run, too."""
     try:
         results = truth.part(run())
-    except RuntimeError as error:  # a backend that does not take the shape or dtype, or has not enough memory
+    except RuntimeError as refusal:  # a backend that does not take the shape or dtype, or has not enough memory
         if required:
             raise
-        return {"why_not": f"does not run: {str(error).strip().splitlines()[0][:160]}", "wrong": False}
+        return {"why_not": f"does not run: {str(refusal).strip().splitlines()[0][:160]}", "wrong": False}
     errors = {}
     for name, exact in truth.exact.items():
         error, limit = distance(results[name], exact), error_limit(truth.own[name], exact)
@@ -121,22 +120,28 @@ def distance(x: Tensor, exact: Tensor) -> float:
     """Largest absolute difference; infinite for another shape."""
     if x.shape != exact.shape:
         return float("inf")
-    return (x.detach().to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs().max().item() if x.numel() else 0.0
+    return (
+        (x.detach().to("cpu", torch.float64) - exact.to("cpu", torch.float64)).abs().max().item() if x.numel() else 0.0
+    )
 
 
 def error_limit(own: Tensor, exact: Tensor) -> float:
-    """Twice the error of torch's own op in its dtype, and a rounding error of large values; 0 for whole numbers."""
-    if not own.is_floating_point():
+    """Twice the error of torch's own op in its dtype, and a rounding error of large values; 0 for whole numbers.
+
+    Never more than half the digits of the dtype: torch's own would be wrong, too.
+    """
+    if not own.is_floating_point() or not exact.numel():
         return 0.0
-    rounding = torch.finfo(own.dtype).eps * exact.abs().max().item() if exact.numel() else 0.0
-    return min(2 * distance(own, exact) + 4 * rounding, PLAUSIBLE * rounding)
+    epsilon, largest = torch.finfo(own.dtype).eps, exact.abs().max().item()
+    return min(2 * distance(own, exact) + 4 * epsilon * largest, epsilon**0.5 * largest)
 
 
 def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
     """What every contender took in every turn."""
     clock = cuda_clock if plan.device.type == "cuda" else cpu_clock
     repeats = {name: repeats_for(clock(run, 1).wall) for name, run in runs.items()}  # this is the warm-up as well
-    names, times = list(runs), {name: [] for name in runs}
+    names = list(runs)
+    times: dict[str, list[Taken]] = {name: [] for name in names}
     started = time.perf_counter()
     for turn in range(plan.turns):
         if turn >= FEWEST_TURNS and time.perf_counter() - started > plan.seconds:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LENGTH = "T"
 """The key of a case that is drawn along x."""
 COLOURS = ("#2166ac", "#d6604d", "#4d9221", "#8073ac", "#e08214", "#35978f", "#878787", "#c51b7d")
-COLUMNS = 3
+COLUMNS = 2
 Figures = dict[str, Any]
 
 
@@ -53,23 +53,42 @@ def draw_lines(
     suffix: str = "",
 ) -> None:
     """A line for each contender over the dates of its rows, on logarithmic axes."""
+    from matplotlib.ticker import NullLocator
+
     names = contender_names(rows)
-    for name, colour in zip(names, COLOURS * len(names), strict=False):
-        points = [(row["at"][LENGTH], row["contenders"][name]) for row in rows if "ms" in row["contenders"].get(name, {})]
+    for number, name in enumerate(names):
+        colour = COLOURS[number % len(COLOURS)]
+        points = [
+            (row["at"][LENGTH], row["contenders"][name]) for row in rows if "ms" in row["contenders"].get(name, {})
+        ]
         if not points:
             continue
         lengths, told = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-        axes.plot(lengths, [value(one) for one in told], style, color=colour, marker=".", label=name + suffix)
+        look: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 1.3 if number else 2.8,
+        }  # ours stays visible under another
+        axes.plot(lengths, [value(one) for one in told], style, marker=".", label=name + suffix, **look)
         if spread:
             low, high = zip(*(spread(one) for one in told), strict=True)
             axes.fill_between(lengths, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set(xscale="log", yscale="log")
+    plain_numbers(axes)
     ticks = sorted({row["at"][LENGTH] for row in rows})
     axes.set_xticks(ticks, [str(one) for one in ticks])
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
     axes.set_xlabel("dates", fontsize=9)
     axes.tick_params(labelsize=8)
+
+
+def plain_numbers(axes: Axes) -> None:
+    """1, 2, 5, 10 ... along y, not powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_bars(axes: Axes, row: dict[str, Any], names: list[str]) -> None:
@@ -103,7 +122,7 @@ def subject(report: Report) -> str:
     """What all rows have in common, and where it was measured."""
     first, facts = report["rows"][0]["at"], report["machine"]
     same = case_name({key: first[key] for key in first if shared(key, report["rows"])})
-    return f"{report['benchmark']}: {same}\n{facts['processor']}, {facts['device']}, {facts['threads']} threads"
+    return f"{report['benchmark']}: {same}\n{facts['processor']}, {facts['device']}, threads: {facts['threads']}"
 
 
 def rows_by_pass(report: Report) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -36,7 +36,10 @@ class AttentionSettings:
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """A CropSTS of `preset` on `batch` random series of `size` x `size` pixels; backward as in AttentionSettings."""
+    """A CropSTS of `preset` on `batch` random series of `size` x `size` pixels.
+
+    backward: as in AttentionSettings; forward alone is what the paper draws.
+    """
 
     seq_len: tuple[int, ...] = LENGTHS
     preset: str = "tiny"
@@ -44,7 +47,7 @@ class SequenceSettings:
     batch: int = 1
     dtype: tuple[str, ...] = ("float32",)
     device: str = "auto"
-    backward: bool | None = None
+    backward: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SCHEMA = 1
 Report = dict[str, Any]
 ALWAYS_NAMED = ("axis", "T", "pass")
 """Keys of a case that stand in its name even where all cases share them."""
-COLUMNS = ("", "ms", "quartiles", "x ours", "error", "GB/s", "% copy", "GFLOP/s", "% GEMM", "MiB more")
+COLUMNS = ("", "ms", "quartiles", "x {ours}", "error", "GB/s", "% copy", "GFLOP/s", "% GEMM", "MiB more")
 
 
 def run(name: str, settings: Any, plan: Any, told: Callable[[str], None] = lambda line: None) -> Report:
@@ -107,7 +107,8 @@ def text(report: Report) -> str:
     first = report["rows"][0]["at"]
     lines = [
         f"{report['benchmark']}: {case_name({key: first[key] for key in first if shared(key, report['rows'])})}",
-        f"{facts['processor']}, {facts['device']}, {facts['threads']} threads, load {facts['load']}, torch {facts['torch']}",
+        f"{facts['processor']}, {facts['device']}, threads: {facts['threads']}, load {facts['load']},"
+        f" torch {facts['torch']}",
         f"kernels: {facts['kernels']}",
         f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}",
     ]
@@ -115,12 +116,14 @@ def text(report: Report) -> str:
         lines += ["", own_name(row["at"], report["rows"])]
         lines += [f"  left out: {row['left_out']}"] if "left_out" in row else table(row)
     sentences = report["loses"] or ["nowhere in this run"]
-    return "\n".join([*lines, "", "Where it loses:", *(f"  {one}" for one in sentences)])
+    return "\n".join([*lines, "", f"Where {report['rows'][0]['ours']} loses:", *(f"  {one}" for one in sentences)])
 
 
 def table(row: dict[str, Any]) -> list[str]:
     """The figures of one case in columns; a contender without figures says why."""
-    cells = [COLUMNS] + [figure_cells(name, told) for name, told in row["contenders"].items() if "ms" in told]
+    cells = [tuple(name.format(ours=row["ours"]) for name in COLUMNS)] + [
+        figure_cells(name, told) for name, told in row["contenders"].items() if "ms" in told
+    ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     shown = [column for column in range(len(COLUMNS)) if any(line[column] for line in cells[1:])]
     lines = [

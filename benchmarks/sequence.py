@@ -77,7 +77,9 @@ def make_case(one: Setting, device: torch.device) -> Case:
     at = {"preset": one.preset, "T": one.dates, "N": tokens // one.batch // one.dates, "size": one.size, "B": one.batch}
     at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": "forward + backward" if one.backward else "forward"}
     # The backward of a product is two products of its size.
-    return Case(at, "decoupled", partial(set_up, one, device), lambda name: Work(None, flops[name] * (1 + 2 * one.backward)))
+    return Case(
+        at, "decoupled", partial(set_up, one, device), lambda name: Work(None, flops[name] * (1 + 2 * one.backward))
+    )
 
 
 def set_up(one: Setting, device: torch.device) -> Prepared:

@@ -1,4 +1,4 @@
-"""`eokit bench`: how fast eokit is on this machine, beside what else there is; every figure behind a correctness gate."""
+"""`eokit bench`: how fast eokit is on this machine beside torch, and whether its results are right."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "Dates of a position attend to each other, positions of a date, or all to all; repeatable.",
     },
     "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share of the keys that are masked."},
-    "backward": {"is_flag": True, "help": "Only forward + backward, or only forward."},
+    "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {"help": "Of the model."},
     "size": {"type": POSITIVE, "help": "Side of a patch in pixels."},
 }
@@ -114,7 +114,8 @@ def setting_option(one: Field[Any]) -> Callable[[Any], Any]:
     """The option of a field of settings; left out it stays None, and the field's default holds."""
     flag = f"--{one.name.replace('_', '-')}"
     option = dict(OPTIONS[one.name])
-    default = "both" if one.default is None else one.default
+    words: dict[Any, str] = {None: "both", False: "only forward"}
+    default: Any = words.get(one.default, one.default)
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
     option["help"] = f"{option['help']}  [default: {shown}]"
     if option.pop("is_flag", False):
@@ -150,6 +151,10 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
         raise EokitError(*report["wrong"])
 
 
+for _name, _about in BENCHMARKS.items():
+    command.add_command(make_command(_name, _about))
+
+
 @command.command("compare")
 @click.argument("a", metavar="A.json", type=PATH)
 @click.argument("b", metavar="B.json", type=PATH)
@@ -161,7 +166,3 @@ def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
 
     comparison = compare(read_report(a), read_report(b))
     emit(comparison, as_json, quiet, lambda: text(comparison))
-
-
-for _name, _about in BENCHMARKS.items():
-    command.add_command(make_command(_name, _about))

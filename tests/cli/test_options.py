@@ -14,6 +14,7 @@ from tests.training.labelled_stores import labelled_store, random_bundle
 
 EVERYWHERE = "-v --verbose -q --quiet --json --debug --help"
 SETTINGS = "--config -o"
+MEASURING = "--turns --threads --plot --save"
 OPTIONS = {
     "prepare": "--synthetic --size --seed --modalities --limit --layout --workers --resume --overwrite --on-error"
     " --dry-run",
@@ -29,13 +30,17 @@ OPTIONS = {
     " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
     " --workers --device --resume --overwrite --dry-run",
+    "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"
+    f" --no-backward {MEASURING}",
+    "bench sequence": f"--seq-len --preset --size --batch --dtype --device --backward --no-backward {MEASURING}",
+    "bench compare": "",
     "demo": f"{SETTINGS} --out --seed --overwrite",
     "doctor": "",
 }
 
 
 def commands():
-    """Every verb, and the parts of `datasets`, by name."""
+    """Every verb, and the parts of `datasets` and `bench`, by name."""
     found = {}
     for verb in VERBS:
         command = group.get_command(click.Context(group), verb)

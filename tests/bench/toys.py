@@ -1,0 +1,46 @@
+"""Cases without any mathematics worth the name, and reports as a run would write them."""
+
+from __future__ import annotations
+
+import torch
+
+from eokit_bench.measure import Case, Prepared, Truth, Work
+
+
+def toy_case(ours=lambda x: 2 * x, other=lambda x: x + x, **at):
+    """Twice a number; `ours` and `other` compute it."""
+    x = torch.linspace(-1, 1, 1001)
+
+    def set_up():
+        runs = {"ours": lambda: {"out": ours(x)}, "other": lambda: {"out": other(x)}}
+        return Prepared(runs, lambda name: Truth({"out": 2 * x.double()}, {"out": 2 * x}))
+
+    return Case({"T": 12, **at}, "ours", set_up, lambda name: Work(8 * 1001, 1001))
+
+
+def toy_report(ms=1.0, spread=0.1, at=(), **machine):
+    """A report of one case, in which ours takes `ms` and the other half of that."""
+    told = {
+        name: {
+            "error": {"out": 0.0},
+            "ms": factor * ms,
+            "ms_quartiles": [factor * (ms - spread), factor * (ms + spread)],
+            "turns": 3,
+            "times_ours": factor,
+            "times_ours_quartiles": [factor, factor],
+            "extra_bytes": 2**20,
+        }
+        for name, factor in (("ours", 1.0), ("other", 0.5))
+    }
+    facts = {"processor": "toy", "device": "cpu", "threads": 1, "load": 0.0, "torch": "2", "kernels": "none"}
+    roof = {"copy_gb_per_s": 10.0, "gemm_gflop_per_s": {"float32": 100.0}}
+    row = {"at": {"T": 12, "pass": "forward", **dict(at)}, "ours": "ours", "contenders": told}
+    return {
+        "schema": 1,
+        "benchmark": "toy",
+        "machine": facts | machine,
+        "roofline": roof,
+        "rows": [row],
+        "loses": [],
+        "wrong": [],
+    }

@@ -1,0 +1,118 @@
+"""`eokit bench`: every benchmark in its smallest form, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from eokit_bench.registry import BENCHMARKS
+from eokit_cli.bench import between
+from tests.bench.toys import toy_report
+
+SMALLEST = {
+    "attention": ("--seq-len", 4, "--positions", 4, "--heads", 2, "--head-dim", 16, "--device", "cpu"),
+    "sequence": ("--seq-len", "2..3", "--size", 8, "--device", "cpu", "--backward"),
+}
+"""Arguments with which a benchmark is done in seconds."""
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_every_benchmark_is_tried_here():
+    assert SMALLEST.keys() == BENCHMARKS.keys()
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_writes_json_and_a_picture(eokit, tmp_path, name):
+    picture, saved = tmp_path / "a.png", tmp_path / "a.json"
+    where = ("--plot", picture, "--save", saved)
+    code, out, err = eokit("bench", name, *SMALLEST[name], "--turns", 3, "--json", "-q", *where)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report == json.loads(saved.read_text())
+    assert report["benchmark"] == name
+    assert all("ms" in told for row in report["rows"] for told in row["contenders"].values())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_get_a_table_and_where_eokit_loses(eokit):
+    code, out, err = eokit("bench", "attention", *SMALLEST["attention"], "--turns", 3, "--no-backward")
+    assert code == 0
+    assert "Where eokit loses:" in out
+    assert sum(line.strip().startswith("eokit") for line in out.splitlines()) == 3, "temporal, spatial and joint"
+    assert "1/3" in err
+
+
+def test_save_has_a_place_of_its_own(eokit, tmp_path):
+    arguments = (*SMALLEST["attention"], "--axis", "temporal", "--no-backward", "--turns", 3)
+    assert eokit("bench", "attention", *arguments, "-q", "--save")[0] == 0
+    assert (tmp_path / "benchmarks/results/cpu/attention.json").is_file()
+
+
+def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
+    from eokit_bench import attention as bench
+
+    monkeypatch.setattr(bench, "ours", lambda q, k, v, mask, axis: q)
+    arguments = (*SMALLEST["attention"], "--axis", "temporal", "--no-backward", "--turns", 3)
+    code, out, err = eokit("bench", "attention", *arguments)
+    assert code == 1
+    assert "eokit is wrong: out is off by" in err.splitlines()[-1]
+    assert "eokit: wrong" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("attention", "--seq-len", "many"), "is no length"),
+        (("attention", "--seq-len", "0"), "from 1 to 65536"),
+        (("attention", "--seq-len", "36..12"), "the smaller one first"),
+        (("attention", "--seq-len", "1..9999:1"), "at most 64"),
+        (("attention", "--seq-len", "1..9:0"), "at least 1"),
+        (("attention", "--seq-len", "65536", "--positions", "65536", "--batch", "9"), "GB"),
+        (("attention", "--dtype", "int8"), "int8"),
+        (("attention", "--device", "abacus"), "abacus"),
+        (("attention", "--turns", "1"), "--turns"),
+        (("attention", "--mask-rate", "1"), "--mask-rate"),
+        (("sequence", "--preset", "none"), "tiny"),
+        (("sequence", "--size", "31"), "multiple"),
+        (("nothing",), "nothing"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error(eokit, given, message):
+    code, out, err = eokit("bench", *given)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_range_without_a_step_takes_sensible_lengths():
+    assert between(6, 144) == (6, 12, 24, 36, 48, 60, 72, 96, 120, 144)
+    assert between(100, 600) == (100, 120, 144, 288, 576, 600)
+    assert between(5, 5) == (5,)
+
+
+def test_compare_sets_two_reports_side_by_side(eokit, tmp_path):
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps(toy_report(1.0)))
+    b.write_text(json.dumps(toy_report(3.0)))
+    code, out, _ = eokit("bench", "compare", a, b)
+    assert code == 0
+    assert "2 slower, 0 faster" in out
+    assert json.loads(eokit("bench", "compare", a, b, "--json")[1])["rows"][0]["ratio"] == pytest.approx(3)
+
+
+def test_compare_names_the_file_that_is_missing(eokit, tmp_path):
+    code, _, err = eokit("bench", "compare", tmp_path / "none.json", tmp_path / "none.json")
+    assert code == 3
+    assert "none.json" in err
+
+
+def test_benchmarks_import_with_torch_and_numpy_alone():
+    code = "import sys, eokit_bench.attention, eokit_bench.report, eokit_bench.sequence; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & {"pydantic", "rich", "zarr", "matplotlib", "rasterio", "sklearn", "torchmetrics"}
