@@ -69,7 +69,7 @@ def make_case(shape: Shape, device: torch.device) -> Case:
     at |= {"dtype": str(shape.dtype).removeprefix("torch."), "mask_rate": shape.mask_rate}
     return Case(
         at | {"pass": "forward + backward" if shape.backward else "forward"},
-        OURS,
+        tuple(contenders(device)),
         partial(set_up, shape, device),
         lambda contender: work(shape),
         f"{shape.length:,} tokens see each other, {forward / 1e12:.1f} TFLOP a forward; the limit here is"

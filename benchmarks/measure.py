@@ -56,16 +56,21 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Case:
-    """at: what tells this case from others, in results and tables. ours: the contender that the others are set against.
+    """at: what tells this case from others, in results and tables. contenders: the first is ours, set against the others.
 
     setup makes the inputs; time and memory are measured on what it returns. left_out: why the case is not measured.
     """
 
     at: Mapping[str, Any]
-    ours: str
+    contenders: tuple[str, ...]
     setup: Callable[[], Prepared]
     work: Callable[[str], Work] = lambda contender: Work()
     left_out: str | None = None
+
+    @property
+    def ours(self) -> str:
+        """The contender that the others are set against."""
+        return self.contenders[0]
 
 
 @dataclass(frozen=True)

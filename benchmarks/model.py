@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 import torch
-from machine import machine
+from eokit_bench.machine import machine
 from torch import Tensor, nn
 
 import eokit.nn.blocks
@@ -41,7 +41,7 @@ def main(preset: str, size: int, dates: int, repeats: int, threads: int, out: Pa
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    encoder = build_encoder("cropsts", preset).eval()
+    encoder: Any = build_encoder("cropsts", preset).eval()
     batch = random_batch(encoder.config.modalities["s2"], size, dates)
     with torch.inference_mode():
         products = Products(encoder, batch)

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
-from machine import machine
+from eokit_bench.machine import machine
 
 TARGET_MB_PER_S = 100.0
 """Input to be prepared a second on two cores."""

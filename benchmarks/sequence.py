@@ -78,7 +78,7 @@ def make_case(one: Setting, device: torch.device) -> Case:
     at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": "forward + backward" if one.backward else "forward"}
     # The backward of a product is two products of its size.
     return Case(
-        at, "decoupled", partial(set_up, one, device), lambda name: Work(None, flops[name] * (1 + 2 * one.backward))
+        at, ATTENTIONS, partial(set_up, one, device), lambda name: Work(None, flops[name] * (1 + 2 * one.backward))
     )
 
 

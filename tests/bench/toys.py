@@ -15,7 +15,7 @@ def toy_case(ours=lambda x: 2 * x, other=lambda x: x + x, **at):
         runs = {"ours": lambda: {"out": ours(x)}, "other": lambda: {"out": other(x)}}
         return Prepared(runs, lambda name: Truth({"out": 2 * x.double()}, {"out": 2 * x}))
 
-    return Case({"T": 12, **at}, "ours", set_up, lambda name: Work(8 * 1001, 1001))
+    return Case({"T": 12, **at}, ("ours", "other"), set_up, lambda name: Work(8 * 1001, 1001))
 
 
 def toy_report(ms=1.0, spread=0.1, at=(), **machine):
