@@ -146,7 +146,10 @@ def random_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor | 
 
 
 def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> Truth:
-    """Of a few sequences and heads, spread over all, as many as can be computed in float64 at once."""
+    """Of a few sequences and heads, spread over all, as many as can be computed in float64 at once.
+
+    Sums of D products of unit normal numbers reach about 4 sqrt(D).
+    """
     everything = sequences(given[0], shape.axis)
     lead, heads = everything.shape[:-3], everything.shape[-2]
     fitting = max(PAIRS_CHECKED // shape.length**2, 1)  # sequences of one head
@@ -165,7 +168,9 @@ def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> 
     wanted = NAMES if shape.backward else NAMES[:1]
     exact = attention_by_rows(q.double(), k.double(), v.double(), grad.double(), chosen, exact_attention)
     own = attention_by_rows(q, k, v, grad, chosen, torchs_attention, rows=shape.length)
-    return Truth({name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, pick_all)
+    return Truth(
+        {name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, pick_all, 4 * q.shape[-1] ** 0.5
+    )
 
 
 def spread(length: int, count: int) -> Tensor:

@@ -38,12 +38,13 @@ class Truth:
     """What right results are.
 
     exact: float64 of the reference. own: torch's own op in the dtype measured. Both hold what `part` takes out of a
-    run's results.
+    run's results. sums: the largest partial sum on the way to a result, of which one float32 rounding is granted.
     """
 
     exact: Results
     own: Results
     part: Callable[[Results], Results] = lambda results: results
+    sums: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def gate(run: Run, truth: Truth, *, required: bool) -> dict[str, Any]:
         return {"why_not": f"does not run: {str(refusal).strip().splitlines()[0][:160]}", "wrong": False}
     errors = {}
     for name, exact in truth.exact.items():
-        error, limit = distance(results[name], exact), error_limit(truth.own[name], exact)
+        error, limit = distance(results[name], exact), error_limit(truth.own[name], exact, truth.sums)
         if not error <= limit:  # NaN is wrong, too
             return {"why_not": f"wrong: {name} is off by {error:.2g}, limit {limit:.2g}; not measured", "wrong": True}
         errors[name] = error
@@ -130,15 +131,16 @@ def distance(x: Tensor, exact: Tensor) -> float:
     )
 
 
-def error_limit(own: Tensor, exact: Tensor) -> float:
-    """Twice the error of torch's own op in its dtype, and a rounding error of large values; 0 for whole numbers.
+def error_limit(own: Tensor, exact: Tensor, sums: float = 0.0) -> float:
+    """Twice the error of torch's own op in its dtype, and a rounding of large values and sums; 0 for whole numbers.
 
     Never more than half the digits of the dtype: torch's own would be wrong, too.
     """
     if not own.is_floating_point() or not exact.numel():
         return 0.0
     epsilon, largest = torch.finfo(own.dtype).eps, exact.abs().max().item()
-    return min(2 * distance(own, exact) + 4 * epsilon * largest, epsilon**0.5 * largest)
+    rounding = 4 * epsilon * largest + torch.finfo(torch.float32).eps * sums
+    return min(2 * distance(own, exact) + rounding, epsilon**0.5 * largest)
 
 
 def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
