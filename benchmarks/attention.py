@@ -19,7 +19,7 @@ from eokit.nn.device import pick_device
 from eokit.ops import attention
 from eokit_bench.baselines import Attend, baselines, sequences
 from eokit_bench.machine import refuse_if_too_large
-from eokit_bench.measure import Case, Prepared, Results, Run, Truth, Work
+from eokit_bench.measure import PASSES, Case, Prepared, Results, Truth, Work, make_run, passes
 from eokit_bench.registry import AttentionSettings
 
 OURS = "eokit"
@@ -49,10 +49,11 @@ class Shape:
 
 def cases(settings: AttentionSettings) -> list[Case]:
     """By dtype, axis and length; forward, then forward + backward."""
-    passes = (False, True) if settings.backward is None else (settings.backward,)
     device = pick_device(settings.device)
     found = []
-    for dtype, axis, dates, backward in itertools.product(settings.dtype, settings.axis, settings.seq_len, passes):
+    for dtype, axis, dates, backward in itertools.product(
+        settings.dtype, settings.axis, settings.seq_len, passes(settings.backward)
+    ):
         size = (settings.batch, dates, settings.positions, settings.heads, settings.head_dim)
         shape = Shape(axis, size, getattr(torch, dtype), settings.mask_rate, backward)
         found.append(make_case(shape, device))
@@ -68,7 +69,7 @@ def make_case(shape: Shape, device: torch.device) -> Case:
     at: dict[str, Any] = {"axis": shape.axis, "T": dates, "N": positions, "H": heads, "D": dim, "B": batch}
     at |= {"dtype": str(shape.dtype).removeprefix("torch."), "mask_rate": shape.mask_rate}
     return Case(
-        at | {"pass": "forward + backward" if shape.backward else "forward"},
+        at | {"pass": PASSES[shape.backward]},
         tuple(contenders(device)),
         partial(set_up, shape, device),
         lambda contender: work(shape),
@@ -108,32 +109,13 @@ def set_up(shape: Shape, device: torch.device, chosen: dict[str, Attend] | None 
     draw = partial(torch.randn, shape.size, generator=generator, device=device)
     q, k, v, grad = (draw().to(shape.dtype) for _ in range(4))
     mask = random_mask(sequences(q, shape.axis), shape.mask_rate, generator)
+    leaves, coming_in = {"q": q, "k": k, "v": v}, grad if shape.backward else None
     runs = {
-        name: make_run(attend, (q, k, v), grad if shape.backward else None, mask, shape.axis)
+        name: make_run(partial(attend, key_mask=mask, axis=shape.axis), leaves, coming_in)
         for name, attend in (chosen or contenders(device)).items()
     }
     truth = cache(partial(make_truth, shape, (q, k, v, grad), mask))
     return Prepared(runs, lambda name: truth())
-
-
-def make_run(
-    attend: Attend, qkv: tuple[Tensor, Tensor, Tensor], grad: Tensor | None, mask: Tensor | None, axis: str
-) -> Run:
-    """A forward, and a backward where a gradient comes in."""
-    if grad is None:
-
-        def forward() -> Results:
-            with torch.no_grad():
-                return {"out": attend(*qkv, mask, axis)}
-
-        return forward
-    leaves = [x.detach().requires_grad_() for x in qkv]
-
-    def both() -> Results:
-        out = attend(*leaves, mask, axis)
-        return dict(zip(NAMES, (out.detach(), *torch.autograd.grad(out, leaves, grad)), strict=True))
-
-    return both
 
 
 def random_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, str], Tensor]
+Attend = Callable[..., Tensor]
 AXES = ("temporal", "spatial", "joint")
 
 
@@ -42,10 +42,10 @@ def permuted(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str
     return (out.transpose(1, 2) if axis == "temporal" else out).reshape(q.shape)
 
 
-def one_backend(backend: SDPBackend, *given: Tensor | str | None) -> Tensor:
+def one_backend(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str) -> Tensor:
     """`zero_copy`, held to one of torch's backends; RuntimeError where it cannot."""
     with sdpa_kernel(backend):
-        return zero_copy(*given)  # type: ignore[arg-type]
+        return zero_copy(q, k, v, key_mask, axis)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str, compiled: bool = True) -> Tensor:

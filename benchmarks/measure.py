@@ -143,6 +143,30 @@ def error_limit(own: Tensor, exact: Tensor, sums: float = 0.0) -> float:
     return min(2 * distance(own, exact) + rounding, epsilon**0.5 * largest)
 
 
+def make_run(function: Callable[..., Tensor], leaves: Mapping[str, Tensor], grad: Tensor | None) -> Run:
+    """Calls `function` with `leaves` by name, without gradients: {"out"}; with `grad` coming in: and {"grad_<leaf>"}."""
+    given = {name: x.detach().requires_grad_(grad is not None) for name, x in leaves.items()}
+
+    def forward() -> Results:
+        with torch.no_grad():
+            return {"out": function(**given)}
+
+    def both() -> Results:
+        out = function(**given)
+        grads = torch.autograd.grad(out, list(given.values()), grad)
+        return {"out": out.detach()} | {f"grad_{name}": x for name, x in zip(given, grads, strict=True)}
+
+    return forward if grad is None else both
+
+
+def passes(backward: bool | None) -> tuple[bool, ...]:
+    """Whether to measure with a backward: both unless told."""
+    return (False, True) if backward is None else (backward,)
+
+
+PASSES = {False: "forward", True: "forward + backward"}
+
+
 def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
     """What every contender took in every turn."""
     clock = cuda_clock if plan.device.type == "cuda" else cpu_clock

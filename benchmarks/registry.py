@@ -51,6 +51,45 @@ class SequenceSettings:
 
 
 @dataclass(frozen=True)
+class TokensSettings:
+    """`batch` samples of `positions` tokens of `width`; `mask_rate` of them are hidden, as masked pretraining does."""
+
+    positions: int = 1024
+    width: int = 384
+    batch: int = 16
+    mask_rate: float = 0.75
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """`positions` pixels of `batch` series of `seq_len` dates; heads and width are those of L-TAE on PASTIS."""
+
+    seq_len: tuple[int, ...] = (61,)
+    positions: int = 1024
+    heads: int = 16
+    width: int = 256
+    batch: int = 1
+    mask_rate: float = 0.0
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
+class LossesSettings:
+    """`rows` features of `width` against each other, or against `prototypes`."""
+
+    rows: int = 2048
+    width: int = 256
+    prototypes: int = 8192
+    device: str = "auto"
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """module: the file's name. help: its line in `eokit bench --help`. settings: the class of its settings."""
 
@@ -66,6 +105,9 @@ BENCHMARKS = {
     "sequence": Benchmark(
         "sequence", "CropSTS over the number of dates, decoupled against joint attention.", SequenceSettings
     ),
+    "tokens": Benchmark("tokens", "Gathering and scattering of tokens for masked pretraining.", TokensSettings),
+    "pool": Benchmark("pool", "Pooling of series with learned queries, as L-TAE does it.", PoolSettings),
+    "losses": Benchmark("losses", "Contrastive losses, streamed against all logits in memory.", LossesSettings),
 }
 
 

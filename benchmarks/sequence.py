@@ -9,25 +9,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
-import eokit.nn.blocks
 from eokit.data.sample import Batch, Series, Where
 from eokit.errors import UsageError
 from eokit.models.base import Encoder
 from eokit.models.cropsts import PRESETS, build
 from eokit.nn.device import pick_device
-from eokit.ops import attention
+from eokit.ops import use_backend
 from eokit_bench.machine import refuse_if_too_large
-from eokit_bench.measure import Case, Prepared, Results, Run, Truth, Work
+from eokit_bench.measure import PASSES, Case, Prepared, Results, Run, Truth, Work, passes
 from eokit_bench.plot import draw_lines, rows_by_pass, subject
 from eokit_bench.registry import SequenceSettings
 from eokit_bench.report import Report
@@ -55,10 +53,9 @@ def cases(settings: SequenceSettings) -> list[Case]:
     """By dtype and length; forward, then forward + backward."""
     if settings.preset not in PRESETS:
         raise UsageError(f"--preset {settings.preset}: CropSTS comes as {', '.join(PRESETS)}")
-    passes = (False, True) if settings.backward is None else (settings.backward,)
     device = pick_device(settings.device)
     found = []
-    for dtype, dates, backward in itertools.product(settings.dtype, settings.seq_len, passes):
+    for dtype, dates, backward in itertools.product(settings.dtype, settings.seq_len, passes(settings.backward)):
         one = Setting(dates, settings.preset, settings.size, settings.batch, getattr(torch, dtype), backward)
         found.append(make_case(one, device))
     return found
@@ -75,7 +72,7 @@ def make_case(one: Setting, device: torch.device) -> Case:
         refuse_if_too_large(4 * WIDTHS_HELD * tokens * model.width * len(model.trunk.blocks), device, "--seq-len")
     flops = {name: one_model.flops(one.batch, one.dates, one.size, one.size) for name, one_model in models.items()}
     at = {"preset": one.preset, "T": one.dates, "N": tokens // one.batch // one.dates, "size": one.size, "B": one.batch}
-    at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": "forward + backward" if one.backward else "forward"}
+    at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": PASSES[one.backward]}
     # The backward of a product is two products of its size.
     return Case(
         at, ATTENTIONS, partial(set_up, one, device), lambda name: Work(None, flops[name] * (1 + 2 * one.backward))
@@ -96,7 +93,7 @@ def set_up(one: Setting, device: torch.device) -> Prepared:
 
     @cache
     def truth(name: str) -> Truth:
-        with plain_attention():
+        with use_backend("sdpa"):  # torch's own; in float64 exact, and without all pairs in memory
             own = make_run(models[name], values, grad, one)()
             exact = make_run(copy.deepcopy(models[name]).double(), values.double(), grad.double(), one)()
         return Truth(exact, own)
@@ -138,13 +135,6 @@ def series(values: Tensor) -> Batch:
     valid = torch.ones(batch, dates, height, width, dtype=torch.bool, device=values.device)
     where = tuple(Where(str(number)) for number in range(batch))
     return Batch({"s2": Series(values, days.expand(batch, dates), valid, "sentinel-2")}, where)
-
-
-@contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
-    """Models attend through torch's own op: in float64 it is exact, and it does not hold all pairs in memory."""
-    with mock.patch.object(eokit.nn.blocks, "attention", partial(attention, backend="sdpa")):
-        yield
 
 
 def draw(report: Report, path: Path) -> Path:

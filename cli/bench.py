@@ -62,9 +62,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "multiple": True,
         "help": "Dates of a position attend to each other, positions of a date, or all to all; repeatable.",
     },
-    "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share of the keys that are masked."},
+    "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share that is masked, at random."},
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {"help": "Of the model."},
+    "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
+    "rows": {"type": POSITIVE, "help": "Features that are compared."},
+    "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},
     "size": {"type": POSITIVE, "help": "Side of a patch in pixels."},
 }
 """By field of a benchmark's settings, whose default is the option's."""

@@ -14,6 +14,9 @@ from tests.bench.toys import toy_report
 
 SMALLEST = {
     "attention": ("--seq-len", 4, "--positions", 4, "--heads", 2, "--head-dim", 16, "--device", "cpu"),
+    "tokens": ("--positions", 8, "--width", 8, "--batch", 2, "--device", "cpu"),
+    "pool": ("--seq-len", 5, "--positions", 3, "--heads", 2, "--width", 8, "--device", "cpu"),
+    "losses": ("--rows", 12, "--width", 8, "--prototypes", 9, "--device", "cpu"),
     "sequence": ("--seq-len", "2..3", "--size", 8, "--device", "cpu", "--backward"),
 }
 """Arguments with which a benchmark is done in seconds."""

@@ -33,6 +33,10 @@ OPTIONS = {
     "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"
     f" --no-backward {MEASURING}",
     "bench sequence": f"--seq-len --preset --size --batch --dtype --device --backward --no-backward {MEASURING}",
+    "bench tokens": f"--positions --width --batch --mask-rate --dtype --device --backward --no-backward {MEASURING}",
+    "bench pool": "--seq-len --positions --heads --width --batch --mask-rate --dtype --device --backward --no-backward"
+    f" {MEASURING}",
+    "bench losses": f"--rows --width --prototypes --device --backward --no-backward {MEASURING}",
     "bench compare": "",
     "demo": f"{SETTINGS} --out --seed --overwrite",
     "doctor": "",
