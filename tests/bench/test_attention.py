@@ -28,6 +28,7 @@ def small(**changed):
     return AttentionSettings(**{"seq_len": (7,), "positions": 3, "heads": 2, "head_dim": 16, "device": "cpu"} | changed)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("name", CONTENDERS)
@@ -58,8 +59,8 @@ def test_every_case_passes_its_gate(dtype):
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_gate_sees_a_wrong_scale(axis, backward):
-    def wrong(q, k, v, mask, axis):
-        return bench.ours(1.01 * q, k, v, mask, axis)
+    def wrong(q, k, v, key_mask, axis):
+        return bench.ours(1.01 * q, k, v, key_mask, axis)
 
     shape = bench.Shape(axis, SIZE, torch.float32, 0.0, backward)
     prepared = bench.set_up(shape, CPU, {"eokit": bench.ours, "wrong": wrong})

@@ -58,7 +58,7 @@ def test_save_has_a_place_of_its_own(eokit, tmp_path):
 def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
     from eokit_bench import attention as bench
 
-    monkeypatch.setattr(bench, "ours", lambda q, k, v, mask, axis: q)
+    monkeypatch.setattr(bench, "ours", lambda q, k, v, key_mask, axis: q)
     arguments = (*SMALLEST["attention"], "--axis", "temporal", "--no-backward", "--turns", 3)
     code, out, err = eokit("bench", "attention", *arguments)
     assert code == 1
