@@ -91,14 +91,15 @@ def dino_case(settings: LossesSettings, features: Features) -> tuple[dict[str, T
     """The teacher is another network of the same width."""
     leaves = {"student": features(settings.rows), "prototypes": features(settings.prototypes)}
     teacher, teacher_prototypes = features(settings.rows), features(settings.prototypes)
-    told = {"temperature": TEMPERATURE, "teacher_temperature": TEACHER_TEMPERATURE}
 
     def ours(student: Tensor, prototypes: Tensor) -> Tensor:
-        return dino_cross_entropy(student, prototypes, teacher, teacher_prototypes, **told)
+        given = student, prototypes, teacher, teacher_prototypes
+        return dino_cross_entropy(*given, temperature=TEMPERATURE, teacher_temperature=TEACHER_TEMPERATURE)
 
     def plain(student: Tensor, prototypes: Tensor) -> Tensor:
-        fixed = (one.to(student.dtype) for one in (teacher, teacher_prototypes, teacher.new_zeros(len(prototypes))))
-        return reference.dino_cross_entropy(student, prototypes, *fixed, **told)
+        center = student.new_zeros(len(prototypes))
+        given = student, prototypes, teacher.to(student.dtype), teacher_prototypes.to(student.dtype), center
+        return reference.dino_cross_entropy(*given, temperature=TEMPERATURE, teacher_temperature=TEACHER_TEMPERATURE)
 
     return leaves, ours, plain
 

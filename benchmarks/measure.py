@@ -39,12 +39,14 @@ class Truth:
 
     exact: float64 of the reference. own: torch's own op in the dtype measured. Both hold what `part` takes out of a
     run's results. sums: the largest partial sum on the way to a result, of which one float32 rounding is granted.
+    computed: the dtype of the products, where results are of a wider one: under autocast.
     """
 
     exact: Results
     own: Results
     part: Callable[[Results], Results] = lambda results: results
     sums: float = 0.0
+    computed: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Case:
-    """at: what tells this case from others, in results and tables. contenders: the first is ours, set against the others.
+    """at: what tells this case from others, in results and tables. contenders: the first is ours.
 
     setup makes the inputs; time and memory are measured on what it returns. left_out: why the case is not measured.
+    peak: the bytes that one run needs beside them; torch's count unless told.
     """
 
     at: Mapping[str, Any]
@@ -67,6 +70,7 @@ class Case:
     setup: Callable[[], Prepared]
     work: Callable[[str], Work] = lambda contender: Work()
     left_out: str | None = None
+    peak: Callable[[Run, torch.device], int] = lambda run, device: peak_extra_bytes(run, device)
 
     @property
     def ours(self) -> str:
@@ -100,7 +104,7 @@ def measure(case: Case, plan: Plan) -> dict[str, Any]:
     right = {name: run for name, run in prepared.runs.items() if "why_not" not in told[name]}
     times = in_turns(right, plan)
     for name, run in right.items():
-        extra = {"extra_bytes": peak_extra_bytes(run, plan.device)}
+        extra = {"extra_bytes": case.peak(run, plan.device)}
         told[name] |= figures(times[name], times.get(case.ours), case.work(name)) | extra
     return row | {"contenders": told}
 
@@ -115,7 +119,7 @@ def gate(run: Run, truth: Truth, *, required: bool) -> dict[str, Any]:
         return {"why_not": f"does not run: {str(refusal).strip().splitlines()[0][:160]}", "wrong": False}
     errors = {}
     for name, exact in truth.exact.items():
-        error, limit = distance(results[name], exact), error_limit(truth.own[name], exact, truth.sums)
+        error, limit = distance(results[name], exact), error_limit(truth.own[name], exact, truth)
         if not error <= limit:  # NaN is wrong, too
             return {"why_not": f"wrong: {name} is off by {error:.2g}, limit {limit:.2g}; not measured", "wrong": True}
         errors[name] = error
@@ -131,20 +135,20 @@ def distance(x: Tensor, exact: Tensor) -> float:
     )
 
 
-def error_limit(own: Tensor, exact: Tensor, sums: float = 0.0) -> float:
+def error_limit(own: Tensor, exact: Tensor, truth: Truth) -> float:
     """Twice the error of torch's own op in its dtype, and a rounding of large values and sums; 0 for whole numbers.
 
     Never more than half the digits of the dtype: torch's own would be wrong, too.
     """
     if not own.is_floating_point() or not exact.numel():
         return 0.0
-    epsilon, largest = torch.finfo(own.dtype).eps, exact.abs().max().item()
-    rounding = 4 * epsilon * largest + torch.finfo(torch.float32).eps * sums
+    epsilon, largest = torch.finfo(truth.computed or own.dtype).eps, exact.abs().max().item()
+    rounding = 4 * epsilon * largest + torch.finfo(torch.float32).eps * truth.sums
     return min(2 * distance(own, exact) + rounding, epsilon**0.5 * largest)
 
 
 def make_run(function: Callable[..., Tensor], leaves: Mapping[str, Tensor], grad: Tensor | None) -> Run:
-    """Calls `function` with `leaves` by name, without gradients: {"out"}; with `grad` coming in: and {"grad_<leaf>"}."""
+    """Calls `function` with `leaves` by name: {"out"}, and {"grad_<leaf>"} where a `grad` comes in."""
     given = {name: x.detach().requires_grad_(grad is not None) for name, x in leaves.items()}
 
     def forward() -> Results:

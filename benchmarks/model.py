@@ -18,13 +18,13 @@ from typing import Any
 
 import click
 import torch
-from eokit_bench.machine import machine
 from torch import Tensor, nn
 
 import eokit.nn.blocks
 import eokit.ops
 from eokit.data.sample import Batch, Series, Where
 from eokit.models.registry import build_encoder
+from eokit_bench.machine import machine
 
 TARGET = 2.0
 """The forward should take less than this many times its products."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -65,8 +66,8 @@ def set_up(
     @cache
     def truth() -> Truth:
         wide = {name: x.double() for name, x in leaves.items()}
-        fixed = {"positions": positions.double(), "key_mask": mask}
-        exact = make_run(partial(reference.temporal_pool, **fixed), wide, None if grad is None else grad.double())
+        pool = partial(reference.temporal_pool, positions=positions.double(), key_mask=mask)
+        exact = make_run(pool, wide, None if grad is None else grad.double())
         own = make_run(partial(reference.temporal_pool, positions=positions, key_mask=mask), leaves, grad)
         return Truth(exact(), own())
 
@@ -87,4 +88,8 @@ def by_einsum(x: Tensor, queries: Tensor, positions: Tensor, key_mask: Tensor | 
     return torch.einsum("snth,snthv->snhv", scores.softmax(2), features.unflatten(-1, (heads, -1))).flatten(-2)
 
 
-CONTENDERS = {"eokit": temporal_pool, "plain torch": reference.temporal_pool, "einsum": by_einsum}
+CONTENDERS: dict[str, Callable[..., Tensor]] = {
+    "eokit": temporal_pool,
+    "plain torch": reference.temporal_pool,
+    "einsum": by_einsum,
+}

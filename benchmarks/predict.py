@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from machine import machine
 
 from eokit.data.sensors import get_sensor
+from eokit_bench.machine import machine
 
 LIMIT_GIB = 2.0
 """Resident memory that a map may take, whatever the size of its scene."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
+
 from eokit_bench.machine import machine
 
 TARGET_MB_PER_S = 100.0

@@ -90,6 +90,28 @@ class LossesSettings:
 
 
 @dataclass(frozen=True)
+class LoaderSettings:
+    """`patches` of `seq_len` dates of `size` x `size` pixels; `workers` processes write them."""
+
+    seq_len: tuple[int, ...] = (61,)
+    patches: int = 8
+    size: int = 128
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class TrainStepSettings:
+    """A pretraining step of CropSTS `preset` on `batch` random series of `size` x `size` pixels."""
+
+    seq_len: tuple[int, ...] = (36,)
+    preset: str = "tiny"
+    size: int = 32
+    batch: int = 4
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """module: the file's name. help: its line in `eokit bench --help`. settings: the class of its settings."""
 
@@ -108,6 +130,10 @@ BENCHMARKS = {
     "tokens": Benchmark("tokens", "Gathering and scattering of tokens for masked pretraining.", TokensSettings),
     "pool": Benchmark("pool", "Pooling of series with learned queries, as L-TAE does it.", PoolSettings),
     "losses": Benchmark("losses", "Contrastive losses, streamed against all logits in memory.", LossesSettings),
+    "loader": Benchmark("loader", "Reading and writing of stores, beside zarr-python.", LoaderSettings),
+    "train-step": Benchmark(
+        "train_step", "A pretraining step of CropSTS, with attention of eokit and of torch.", TrainStepSettings
+    ),
 }
 
 

@@ -96,7 +96,7 @@ def set_up(one: Setting, device: torch.device) -> Prepared:
         with use_backend("sdpa"):  # torch's own; in float64 exact, and without all pairs in memory
             own = make_run(models[name], values, grad, one)()
             exact = make_run(copy.deepcopy(models[name]).double(), values.double(), grad.double(), one)()
-        return Truth(exact, own)
+        return Truth(exact, own, computed=one.dtype)
 
     return Prepared(runs, truth)
 

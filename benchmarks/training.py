@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from machine import machine
+
+from eokit_bench.machine import machine
 
 TARGET = 0.10
 """Share of a step that may pass waiting for data."""

@@ -67,6 +67,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "preset": {"help": "Of the model."},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
     "rows": {"type": POSITIVE, "help": "Features that are compared."},
+    "patches": {"type": POSITIVE, "help": "Of the synthetic season."},
+    "workers": {"type": POSITIVE, "help": "Processes that write."},
     "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},
     "size": {"type": POSITIVE, "help": "Side of a patch in pixels."},
 }
@@ -141,7 +143,7 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
     plot, save, as_json, quiet = told
     if how["threads"]:
         torch.set_num_threads(how["threads"])
-    plan = Plan(turns=how["turns"], device=pick_device(settings.device))
+    plan = Plan(turns=how["turns"], device=pick_device(getattr(settings, "device", "cpu")))
     report = reports.run(name, settings, plan, lambda line: say(line, quiet))
     if save is not None:
         path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / f"{name}.json"

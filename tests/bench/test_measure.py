@@ -53,8 +53,10 @@ def test_ours_has_to_run():
 
 
 def test_the_limit_is_twice_the_error_of_torch_and_a_rounding():
-    exact = torch.ones(3, dtype=torch.float64)
-    assert error_limit(torch.full((3,), 1 + 1e-5), exact) == pytest.approx(2e-5, rel=0.1)
+    exact, own = torch.ones(3, dtype=torch.float64), torch.full((3,), 1 + 1e-5)
+    assert error_limit(own, exact, Truth({}, {})) == pytest.approx(2e-5, rel=0.1)
+    assert error_limit(own, exact, Truth({}, {}, sums=1e3)) == pytest.approx(1.4e-4, rel=0.1)
+    assert error_limit(own, exact, Truth({}, {}, computed=torch.bfloat16)) == pytest.approx(0.031, rel=0.1)
 
 
 def test_a_wrong_yardstick_does_not_make_wrong_results_right():

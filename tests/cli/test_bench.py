@@ -17,6 +17,8 @@ SMALLEST = {
     "tokens": ("--positions", 8, "--width", 8, "--batch", 2, "--device", "cpu"),
     "pool": ("--seq-len", 5, "--positions", 3, "--heads", 2, "--width", 8, "--device", "cpu"),
     "losses": ("--rows", 12, "--width", 8, "--prototypes", 9, "--device", "cpu"),
+    "loader": ("--seq-len", 4, "--patches", 2, "--size", 32, "--workers", 1),
+    "train-step": ("--seq-len", 2, "--size", 16, "--batch", 2, "--device", "cpu"),
     "sequence": ("--seq-len", "2..3", "--size", 8, "--device", "cpu", "--backward"),
 }
 """Arguments with which a benchmark is done in seconds."""

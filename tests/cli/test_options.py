@@ -37,6 +37,8 @@ OPTIONS = {
     "bench pool": "--seq-len --positions --heads --width --batch --mask-rate --dtype --device --backward --no-backward"
     f" {MEASURING}",
     "bench losses": f"--rows --width --prototypes --device --backward --no-backward {MEASURING}",
+    "bench loader": f"--seq-len --patches --size --workers {MEASURING}",
+    "bench train-step": f"--seq-len --preset --size --batch --dtype --device {MEASURING}",
     "bench compare": "",
     "demo": f"{SETTINGS} --out --seed --overwrite",
     "doctor": "",
