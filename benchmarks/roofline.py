@@ -23,6 +23,11 @@ def roofline(device: torch.device, dtypes: Iterable[str]) -> dict[str, Any]:
     return rounded({"copy_gb_per_s": copy, "gemm_gflop_per_s": gemm})
 
 
+def higher(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """The better of two measurements, rate by rate."""
+    return {key: higher(one, b[key]) if isinstance(one, dict) else max(one, b[key]) for key, one in a.items()}
+
+
 def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of torch.mm on unit normal numbers."""
     edge = 8192 if device.type == "cuda" else 1024
