@@ -15,7 +15,7 @@ from eokit_cli.options import PATH, common, emit
 if TYPE_CHECKING:
     from eokit.data.formats.base import FormatInfo
 
-NAME = click.argument("name", type=click.Choice([*FORMATS]))
+NAME = click.argument("name", metavar="NAME", type=click.Choice([*FORMATS]))
 
 
 @click.group()

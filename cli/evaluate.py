@@ -39,7 +39,8 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
 @click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of draws and intervals.  [default: 0]")
 @click.option("--out", type=PATH, metavar="FILE.json", help="Write the report there as well.")
-@click.option("--plot", type=PATH, metavar="FILE.png", help="Draw the confusion matrix there.")
+@click.option("--plot", type=PATH, is_flag=False, flag_value=Path(), metavar="[PNG]",
+              help="Draw the confusion matrix; without a name at the end: ./confusion-<protocol>.png.")  # fmt: skip
 @settings_options
 @common
 def command(
@@ -71,6 +72,7 @@ def command(
         write_text(out, json.dumps(report.to_dict(), indent=2) + "\n")
         say(f"report   {out}", quiet)
     if plot is not None:
+        plot = plot if plot != Path() else Path(f"confusion-{report.protocol}.png")
         from eokit.viz.confusion import draw_confusion
 
         title = f"{report.protocol} on {report.data}, mIoU {100 * report.scores['miou']:.1f} %"

@@ -26,7 +26,7 @@ SYNTHETIC_PATCHES = 16
 
 
 @click.command()
-@click.argument("name", type=click.Choice([*FORMATS, SYNTHETIC]))
+@click.argument("name", metavar="NAME", type=click.Choice([*FORMATS, SYNTHETIC]))
 @click.argument("source", required=False, type=PATH)
 @click.argument("dest", required=False, type=PATH)
 @click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
@@ -71,7 +71,8 @@ def command(
     published = get_format("pastis" if name == SYNTHETIC else name)
     dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
     if dest.exists() and not (write["overwrite"] or dry_run):
-        raise UsageError(f"{dest} exists; add --overwrite to replace it, or choose another place")
+        whole = " and is whole: there is nothing to resume" if write["resume"] else ""
+        raise UsageError(f"{dest} exists{whole}; add --overwrite to replace it, or choose another place")
     workers = write["workers"] = write["workers"] or cores()
     chosen = split_names(modalities)
     say_settings({"source": source, "dest": dest, "modalities": chosen, "limit": limit} | write)

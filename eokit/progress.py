@@ -56,7 +56,8 @@ class Progress:
 
     def _line(self) -> None:
         self._last = time.monotonic()
-        line = {"progress": self.label, "done": self.done, "total": self.total} | self._facts
+        facts = {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in self._facts.items()}
+        line = {"progress": self.label, "done": self.done, "total": self.total} | facts
         print(json.dumps(line), file=sys.stderr, flush=True)
 
 

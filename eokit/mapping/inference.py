@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Predictor:
 
     identity: tells the model from any other one.
     dates, size: dates and pixels (along an edge) of the samples that the model learned from, None: any.
+    learned: the bundle's provenance, what the model learned from.
     """
 
     model: Callable[[Batch], tuple[Tensor, Tensor]]
@@ -48,6 +49,7 @@ class Predictor:
     synthetic: bool = False
     dates: int | None = None
     size: int | None = None
+    learned: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_predictor(path: Path, device: str = "auto") -> Predictor:
@@ -64,6 +66,7 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         identity=_digest(folder),
         device=chosen,
         synthetic=bool(bundle.provenance.get("synthetic")),
+        learned=bundle.provenance,
         dates=model.task.dates,
         size=model.task.size,
     )

@@ -6,9 +6,11 @@ A store whose samples lie in several coordinate systems gives one map for each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -27,6 +29,8 @@ from eokit.mapping.summary import MapResult
 from eokit.mapping.tiles import check_tiling
 from eokit.models.bundle import newest_bundle
 
+MOSTLY_EMPTY = 0.5
+"""A map of which less is covered by patches gets a remark."""
 GDAL_CACHE_MB = 256
 """GDAL's own default is 5 % of the machine's memory, which alone can pass the 2 GiB that a map may take."""
 TILE = 128
@@ -74,7 +78,7 @@ def predict_with(predictor: Predictor, settings: PredictSettings) -> list[MapRes
     """`predict` with a model that is loaded already (`settings.bundle` and `settings.device` are not read)."""
     settings = _as_learned(settings, predictor)
     with _gdal():
-        maps, plan = _lay_out(settings, predictor.preprocessing), _plan(settings)
+        maps, plan = _lay_out(settings, predictor), _plan(settings)
         try:
             return [draw(predictor, area, out, plan) for area, out in maps]
         except KeyboardInterrupt:
@@ -90,7 +94,7 @@ def try_out(settings: PredictSettings) -> list[MapCost]:
     settings = _as_learned(settings, predictor)
     cache = 0 if _is_store(settings.source) else GDAL_CACHE_MB << 20
     with _gdal():
-        maps, plan = _lay_out(settings, predictor.preprocessing), _plan(settings)
+        maps, plan = _lay_out(settings, predictor), _plan(settings)
         return [estimate(predictor, area, out, plan, cache) for area, out in maps]
 
 
@@ -104,13 +108,29 @@ def _gdal() -> Iterator[None]:
         yield
 
 
-def _lay_out(settings: PredictSettings, preprocessing: Preprocessing) -> list[tuple[Area, Path]]:
+def _lay_out(settings: PredictSettings, predictor: Predictor) -> list[tuple[Area, Path]]:
     """What is drawn and where to; none of it is there already."""
-    areas = _open_source(settings, preprocessing)
+    areas = _open_source(settings, predictor.preprocessing)
+    areas = [replace(area, notes=(*area.notes, *_remarks(area, predictor.learned, settings))) for area in areas]
     outs = [_out_path(_out(settings), area, len(areas)) for area in areas]
     for out in outs:
         _check_target(out, settings)
     return list(zip(areas, outs, strict=True))
+
+
+def _remarks(area: Area, learned: Mapping[str, Any], settings: PredictSettings) -> Iterator[str]:
+    """What a reader of the map has to know and would not see in it."""
+    drawn = sum(one.scene.height * one.scene.width for one in area.scenes) / (area.height * area.width)
+    if drawn < MOSTLY_EMPTY:
+        yield f"the patches lie far apart: {100 - 100 * drawn:.1f} % of {area.height:,} x {area.width:,} px stay empty"
+    patches, folds = learned.get("train_patches"), learned.get("train_folds")
+    if not patches or not folds:
+        return
+    if not _is_store(settings.source):
+        yield f"the model learned from {patches} patches of {learned.get('dataset')}; elsewhere it guesses"
+    elif settings.folds is None:
+        known = ", ".join(map(str, folds))
+        yield f"all folds are drawn, those that the model learned from ({known}) too; --folds chooses"
 
 
 def _as_learned(settings: PredictSettings, predictor: Predictor) -> PredictSettings:

@@ -82,6 +82,9 @@ def fit(
         batches = iter(make_loader(dataset, settings, team, state.step))
         after_step = getattr(recipe, "after_step", None)
         patience = validation.patience if validation and validation.patience else math.inf
+        if validation and validation.before and state.step == 0:
+            book.validate(recipe, validation)
+            book.save(recipe, optimizer)
         with Progress("train", settings.steps, quiet=book.quiet, done=state.step) as bar:
             while state.step < settings.steps and state.stale < patience:
                 seed_step(settings.seed, state.step, team.rank)

@@ -278,7 +278,7 @@ def validation_of(plan: Plan, dataset: Dataset[Sample] | None) -> Validation | N
         return {"miou": got["miou"], "oa": got["oa"], "macro_f1": got["macro_f1"]}
 
     every = settings.validate_every or max(1, settings.loop.steps // VALIDATIONS)
-    return Validation(every, run, "miou", settings.patience)
+    return Validation(every, run, "miou", settings.patience, before=True)
 
 
 def reading(settings: FinetuneSettings) -> Reading:

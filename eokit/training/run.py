@@ -53,12 +53,14 @@ class Validation:
 
     run: called by every process with the recipe in eval mode and without gradients; the first one's figures count.
     patience: stop after this many validations without a better one; None: never.
+    before: score the recipe before the first step as well; training may make a good start worse.
     """
 
     every: int
     run: Callable[[], dict[str, float]]
     metric: str
     patience: int | None = None
+    before: bool = False
 
 
 @dataclass(frozen=True)

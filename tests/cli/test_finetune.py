@@ -43,7 +43,7 @@ def test_json_is_the_only_thing_on_stdout(eokit, store, bundle):
     code, out, _ = eokit("finetune", bundle, "--data", store.path, "--out", "crops", "--json", *QUICK)
     told = json.loads(out)
     assert (code, told["bundle"], told["step"]) == (0, "crops", 3)
-    assert told["best_step"] in (1, 2, 3)
+    assert told["best_step"] in (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("mode", ["full", "frozen", "head-only"])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_tiles_change_nothing_for_a_model_of_single_pixels(tmp_path, tile, overl
     plan = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "workers": workers}
     predict_with(predictor(), settings(folder, tmp_path / "map.tif", **plan))
     np.testing.assert_array_equal(pixels_of(tmp_path / "map.tif"), expected_map(folder))
+
+
+def test_what_a_map_does_not_show_is_said(tmp_path):
+    learned = {"train_patches": 4, "train_folds": [1, 2], "dataset": "toy"}
+    told = replace(predictor(), learned=learned)
+    folder = write_scene(tmp_path / "in")
+    notes = predict_with(told, settings(folder, tmp_path / "map.tif"))[0].notes
+    assert "the model learned from 4 patches of toy; elsewhere it guesses" in notes
+    assert not any("learned" in one for one in predict_with(predictor(), settings(folder, tmp_path / "b.tif"))[0].notes)
 
 
 def test_the_map_lies_where_the_scene_lies(tmp_path):

@@ -85,9 +85,15 @@ def test_the_bundle_holds_the_weights_of_the_best_validation(settings, store):
     assert again.scores["miou"] == pytest.approx(max(told), abs=1e-12)
 
 
+def test_a_training_that_makes_it_worse_keeps_the_head_it_started_from(settings):
+    result = finetune(settings(loop_steps=4, loop_lr=10.0, validate_every=2))
+    assert result.fit.best_step == 0
+    assert load_bundle(result.bundle).provenance["best_step"] == 0
+
+
 def test_training_stops_when_validation_no_longer_improves(settings):
     result = finetune(settings(loop_steps=50, loop_lr=1e-12, loop_final_lr=0.0, validate_every=2, patience=2))
-    assert (result.fit.step, result.fit.best_step, result.fit.stopped_early) == (6, 2, True)
+    assert (result.fit.step, result.fit.best_step, result.fit.stopped_early) == (4, 0, True)
 
 
 def test_the_test_fold_is_never_read(settings, store):
