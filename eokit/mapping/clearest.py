@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
 
 from eokit.data.spec import ModalitySpec
+from eokit.mapping.names import EPOCH
 from eokit.mapping.scene import Scene, Window
 from eokit.viz.series import find_bands
 
@@ -20,7 +22,13 @@ PROBES = 4
 PROBE = 48
 MOST_VALID = 0.95
 """A date that shows less than this share of what the fullest date shows is not clear."""
-NEARLY = 0.8
+BRIGHT = 97
+"""The percentile of blue that is its bright end: a cloud over a thirtieth of the pixels shows in it."""
+HAZE = 4.0
+"""Weight of blue's bright end in the clearness; by eye, on real and on synthetic seasons."""
+NORTHERN_SUMMER = range(4, 10)
+"""Months of the growing season, April to September; the others in the south."""
+NEARLY = 0.7
 """A date serves a scene if its clearness is at least this share of that of the scene's clearest date."""
 
 
@@ -52,9 +60,9 @@ def true_colour(scene: Scene) -> TrueColour | None:
     return None
 
 
-def clearest_dates(looks: Sequence[Look]) -> list[int]:
+def clearest_dates(looks: Sequence[Look], south: bool = False) -> list[int]:
     """The number of a date of each look: on as few different days as serve all, the clearest of them."""
-    serving = [_serving(look) for look in looks]
+    serving = [_serving(look, south) for look in looks]
     chosen: dict[int, int] = {}
     while len(chosen) < len(looks):
         left = [number for number in range(len(looks)) if number not in chosen]
@@ -67,35 +75,45 @@ def clearest_dates(looks: Sequence[Look]) -> list[int]:
     return [chosen[number] for number in range(len(looks))]
 
 
-def _serving(look: Look) -> dict[int, tuple[float, int]]:
+def _serving(look: Look, south: bool) -> dict[int, tuple[float, int]]:
     """Day -> clearness and number of the dates that are nearly as clear as the clearest."""
-    clear, days = clearness(look), look.scene.days[look.colour.modality]
+    clear, days = clearness(look, south), look.scene.days[look.colour.modality]
     good = [date for date in np.argsort(clear, kind="stable").tolist() if clear[date] >= NEARLY * clear.max()]
     return {int(days[date]): (float(clear[date]), date) for date in good}
 
 
-def clearness(look: Look) -> np.ndarray:
-    """(T,) 0..1, relative to the clearest date; 0 where pixels are missing.
+def clearness(look: Look, south: bool = False) -> np.ndarray:
+    """(T,) 0..1, relative to the clearest date; 0 where pixels are missing, and out of season where others are in it.
 
-    NDVI x infrared (the NIRv of Badgley et al. 2017): clouds and snow have little of the first, shadows, haze and
-    winter little of the second. Without infrared: how dark the bright end of blue is (90th percentile).
+    Infrared less red is large where plants grow, in clear summers most; the bright end of blue shows clouds and haze,
+    and counts `HAZE` times against it. Where nothing grows, or without infrared: how dark the bright end of blue is.
     """
     colour = look.colour
     probes = [look.scene.read(colour.modality, probe) for probe in _probes(look.inside)]
     values = np.concatenate([probe.reshape(*probe.shape[:2], -1) for probe in probes], axis=2)
-    red, blue = values[:, colour.bands[0]], values[:, colour.bands[2]]
-    seen = blue != colour.nodata if colour.nodata is not None else np.ones(blue.shape, bool)
-    if colour.infrared is not None:
-        red, infrared = (np.where(seen, band, 0.0).sum(axis=1).clip(0) for band in (red, values[:, colour.infrared]))
-        clear = (infrared - red) / np.maximum(infrared + red, 1e-6) * infrared / np.maximum(seen.sum(axis=1), 1)
-        clear = clear.clip(0) / max(clear.max(), 1e-6)
-    else:
-        bright = np.array(
-            [np.percentile(row[shown], 90) if shown.any() else np.inf for row, shown in zip(blue, seen, strict=True)]
-        )
-        clear = np.maximum(bright.min(), 1) / np.maximum(bright, 1)
+    seen = values[:, colour.bands[2]] != colour.nodata
     shares = seen.mean(axis=1)
-    return np.where((shares > 0) & (shares >= MOST_VALID * shares.max()), clear, 0.0)
+    whole = (shares > 0) & (shares >= MOST_VALID * shares.max())
+    growing = _growing(look.scene.days[colour.modality], south)
+    whole = whole & growing if (whole & growing).any() else whole
+    bright = np.array([_bright_end(row[shown]) for row, shown in zip(values[:, colour.bands[2]], seen, strict=True)])
+    if colour.infrared is not None:
+        green = np.where(seen, values[:, colour.infrared].astype(float) - values[:, colour.bands[0]], 0).sum(axis=1)
+        clear = np.where(whole, green / np.maximum(seen.sum(axis=1), 1) - HAZE * bright, 0).clip(0)
+        if clear.any():
+            return clear / clear.max()
+    dark = np.where(whole, 1 / np.maximum(bright, 1), 0)
+    return dark / max(dark.max(), 1e-9)
+
+
+def _growing(days: np.ndarray, south: bool) -> np.ndarray:
+    """(T,) bool: whether plants grow."""
+    months = [(EPOCH + timedelta(days=int(day))).month for day in days]
+    return np.array([(month in NORTHERN_SUMMER) != south for month in months])
+
+
+def _bright_end(blue: np.ndarray) -> float:
+    return max(float(np.percentile(blue, BRIGHT)), 0.0) if blue.size else 0.0
 
 
 def _probes(inside: Window) -> list[Window]:

@@ -13,7 +13,7 @@ from eokit.data.preprocessing import NODATA
 from eokit.mapping.clearest import Look, clearest_dates, true_colour
 from eokit.mapping.cog import confidence_path
 from eokit.mapping.names import EPOCH
-from eokit.mapping.scene import Area, Placed, Window, pixel_sides
+from eokit.mapping.scene import Area, Placed, Window, is_south, pixel_sides
 from eokit.viz.map import UNSEEN, UNSEEN_COLOUR, View
 
 LONGEST = 900
@@ -49,7 +49,7 @@ def views_of(area: Area, out: Path, bottom: int) -> list[View]:
     """The whole map down to row `bottom`, or a few samples where they lie far apart; all stretched alike."""
     cuttings = _cuttings(area, bottom)
     pieces = [_pieces(area.scenes, cutting) for cutting in cuttings]
-    images = _true_colours(cuttings, pieces)
+    images = _true_colours(cuttings, pieces, is_south(area))
     return [_view(area, out, *parts) for parts in zip(cuttings, pieces, images, strict=True)]
 
 
@@ -122,7 +122,7 @@ def _truth(cutting: Cutting, pieces: Sequence[Piece]) -> np.ndarray | None:
 
 
 def _true_colours(
-    cuttings: Sequence[Cutting], pieces: Sequence[Sequence[Piece]]
+    cuttings: Sequence[Cutting], pieces: Sequence[Sequence[Piece]], south: bool
 ) -> list[tuple[np.ndarray | None, str]]:
     """For each cutting the (h, w, 3) uint8 image and what it is called; None where no scene sees colour."""
     looks = {
@@ -131,7 +131,7 @@ def _true_colours(
         for at, piece in enumerate(row)
         if (colour := true_colour(piece.placed.scene)) is not None
     }
-    dates = dict(zip(looks, clearest_dates(list(looks.values())), strict=True))
+    dates = dict(zip(looks, clearest_dates(list(looks.values()), south), strict=True))
     canvases = [np.full((3, *cutting.size), NODATA, np.int16) for cutting in cuttings]
     days: list[set[int]] = [set() for _ in cuttings]
     for (number, at), look in looks.items():

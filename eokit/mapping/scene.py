@@ -102,6 +102,16 @@ def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[flo
     return tall * np.radians(1.0) * meridian, wide * np.radians(1.0) * prime * np.cos(latitude)
 
 
+def is_south(area: Area) -> bool:
+    """Whether the middle of the area lies south of the equator."""
+    from rasterio.warp import transform
+
+    a, b, c, d, e, f = area.transform[:6]
+    column, row = area.width / 2, area.height / 2
+    _, latitudes = transform(area.crs, "EPSG:4326", [a * column + b * row + c], [d * column + e * row + f])
+    return latitudes[0] < 0
+
+
 def row_hectares(crs: str, transform: tuple[float, ...], height: int) -> np.ndarray:
     """(height,) hectares that one pixel of each row covers; the pixels' sides are at right angles."""
     first, last = (np.prod(pixel_sides(crs, transform, row)) for row in (0, height - 1))
