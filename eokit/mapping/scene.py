@@ -103,9 +103,13 @@ def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[flo
 
 
 def is_south(area: Area) -> bool:
-    """Whether the middle of the area lies south of the equator."""
+    """Whether the middle of the area lies south of the equator; a local grid, which lies nowhere, does not."""
+    from rasterio.crs import CRS
     from rasterio.warp import transform
 
+    system = CRS.from_user_input(area.crs)
+    if not (system.is_geographic or system.is_projected):
+        return False
     a, b, c, d, e, f = area.transform[:6]
     column, row = area.width / 2, area.height / 2
     _, latitudes = transform(area.crs, "EPSG:4326", [a * column + b * row + c], [d * column + e * row + f])
