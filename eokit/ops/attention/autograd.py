@@ -112,5 +112,5 @@ def _reference_backward(
     return *stored, slopes.transpose(-2, -1).sum_to_size(bias_t.shape).contiguous()
 
 
-library.fall_back("attention_forward", _reference_forward)
-library.fall_back("attention_backward", _reference_backward)
+library.register("attention_forward", _reference_forward, "eokit.ops.attention.triton")
+library.register("attention_backward", _reference_backward, "eokit.ops.attention.triton")

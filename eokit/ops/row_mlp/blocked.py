@@ -53,9 +53,9 @@ def _norm_relu_backward(
     return grad_z.flatten(-2).to(z.dtype), (let * normed.flatten(-2)).sum(0), let.sum(0)
 
 
-library.fall_back("norm_relu", reference.norm_relu)
-library.fall_back("norm_relu_", _norm_relu_in_place)
-library.fall_back("norm_relu_backward", _norm_relu_backward)
+library.register("norm_relu", reference.norm_relu)
+library.register("norm_relu_", _norm_relu_in_place)
+library.register("norm_relu_backward", _norm_relu_backward)
 
 
 @torch.library.custom_op("eokit::row_mlp_forward", mutates_args=())
