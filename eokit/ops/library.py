@@ -122,14 +122,20 @@ def placement(device: str = "cpu") -> dict[str, str]:
     return {op: best if best == "streamed" else kernels or other for op, (best, other) in OPS.items()}
 
 
-def register(name: str, plain: Callable[..., Any], kernels: str | None = None) -> None:
+def register(
+    name: str,
+    plain: Callable[..., Any],
+    kernels: str | None = None,
+    takes: Callable[..., bool] = lambda x, *_: takes_triton(x),
+) -> None:
     """Let the op `eokit::name` run where the compiled library does not: in Triton where that is there, else `plain`.
 
     kernels: the module whose function `name` launches the Triton kernels; imported at the first call that needs it.
+    takes: whether they take these arguments.
     """
 
     def run(*arguments: Any) -> Any:
-        if kernels is not None and takes_triton(arguments[0]):
+        if kernels is not None and takes(*arguments):
             return getattr(import_module(kernels), name)(*arguments)
         return plain(*arguments)
 

@@ -86,16 +86,16 @@ def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
             raise ArgumentError(_refusal("cpu", "a CPU", q))
     if backend == "triton":
         library.require_triton('backend="triton"')
-        if not library.takes_triton(q):
-            raise ArgumentError(_refusal("triton", "a CUDA device", q))
+        if not autograd.takes_triton(q):
+            raise ArgumentError(_refusal("triton", f"a CUDA device with heads of at most {autograd.WIDEST} features", q))
     if backend is not None:
         return backend
     wanted = library.default_backend()
     if wanted in (None, "cpu") and library.takes_compiled(q):
         return "cpu"
-    if wanted == "triton" and library.takes_triton(q):
+    if wanted == "triton" and autograd.takes_triton(q):
         return "triton"
-    if wanted is None and library.takes_triton(q) and not (plain and keys > LONGEST):
+    if wanted is None and autograd.takes_triton(q) and not (plain and keys > LONGEST):
         return "triton"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 

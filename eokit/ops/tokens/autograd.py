@@ -62,5 +62,5 @@ def _map_rows(
 
 
 library.register("invert_index", reference.invert_index)
-library.register("map_rows", _map_rows)
-library.register("sum_unmapped", reference.sum_unmapped)
+library.register("map_rows", _map_rows, "eokit.ops.tokens.triton")
+library.register("sum_unmapped", reference.sum_unmapped, "eokit.ops.tokens.triton")
