@@ -13,10 +13,6 @@ from torch import Tensor
 
 from eokit.ops.library import INTERPRETED
 
-LONGEST_BLOCK = 4096
-"""Elements of a tile of rows: 32 float32 registers a thread of four warps, and as many for a second tile."""
-
-
 PRECISION = "ieee"
 """Of float32 products: as exact as torch's own. "tf32x3" was tried: its operands spill in the backward pass."""
 

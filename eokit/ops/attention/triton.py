@@ -21,36 +21,56 @@ from eokit.ops.attention.triton_kernels import (
 from eokit.ops.triton_support import PRECISION, on_device_of, parts_of, tuned, upcasts
 
 
-def _configs(*tiles: tuple[int, int, int]) -> list[Any]:
-    """Of (BLOCK_Q, BLOCK_K, warps), the widest first; two stages: a head's keys are few, more would only fill up."""
+Tiles = dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]
+"""(bytes of an element, most features of a head) -> (BLOCK_Q, BLOCK_K, warps, stages), the widest tile first."""
+
+FORWARD: Tiles = {
+    (2, 32): ((64, 64, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
+    (2, 64): ((64, 32, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
+    (2, 128): ((64, 32, 4, 2), (32, 16, 2, 2), (16, 16, 1, 2)),
+    (4, 64): ((32, 32, 4, 2), (16, 16, 2, 2)),
+    (4, 128): ((16, 16, 4, 2),),
+}
+BACKWARD: Tiles = {
+    (2, 32): ((32, 32, 4, 2), (16, 16, 1, 2)),
+    (2, 64): ((64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 1, 2)),
+    (2, 128): ((32, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
+    (4, 64): ((32, 32, 4, 2), (16, 16, 2, 2)),
+    (4, 128): ((16, 16, 4, 2),),
+}
+GRAD_BIAS: Tiles = {
+    (2, 128): ((32, 32, 4, 2), (16, 16, 2, 2)),
+    (4, 128): ((32, 32, 8, 1),),
+}
+"""Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100; tests/ops/test_triton_compile.py holds them to
+it. A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two."""
+
+
+def configs_of(tiles: Tiles, size: int, head: int) -> list[Any]:
+    """The configurations for elements of `size` bytes and heads padded to `head` features."""
+    fitting = next(some for (bytes_, most), some in tiles.items() if bytes_ == size and head <= most)
     return [
-        triton.Config({"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=2)
-        for queries, keys, warps in tiles
+        triton.Config({"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages)
+        for queries, keys, warps, stages in fitting
     ]
 
 
-FORWARD = _configs((64, 64, 4), (64, 32, 4), (32, 32, 2), (16, 32, 1), (16, 16, 1))
-BACKWARD = _configs((64, 32, 4), (32, 32, 4), (32, 32, 2), (16, 16, 1))
-GRAD_BIAS = _configs((64, 32, 4), (32, 32, 4), (16, 16, 1))
-"""Without a stack for every HEAD and dtype that `fitting` lets them have; tests/ops/test_triton_compile.py holds it."""
+def _tuned(kernel: Any, tiles: Tiles) -> Any:
+    """The kernel with the fastest of those configurations that are no wider than the sequence; at least one."""
 
-MOST_ELEMENTS = {2: 64 * 128, 4: 32 * 64}
-"""Bytes of an element -> the most elements of a tile of queries or keys of one head: beyond, registers spill."""
+    def fitting(_: list[Any], arguments: dict[str, Any], **rest: Any) -> list[Any]:
+        given = arguments | rest
+        configs = configs_of(tiles, given["q"].element_size(), given["HEAD"])
+        lengths = {"BLOCK_Q": given["QUERIES"], "BLOCK_K": given["KEYS"]}
+        return [one for one in configs if all(one.kwargs[n] <= lengths[n] for n in lengths)] or configs[-1:]
 
-
-def fitting(configs: list[Any], arguments: dict[str, Any], **rest: Any) -> list[Any]:
-    """The configurations that hold HEAD features without spilling and no more than the sequence needs; at least one."""
-    given = arguments | rest
-    head, most = given["HEAD"], MOST_ELEMENTS[given["q"].element_size()]
-    small = [one for one in configs if max(one.kwargs.values()) * head <= most] or configs[-1:]
-    narrow = [one for one in small if one.kwargs["BLOCK_Q"] <= given["QUERIES"] and one.kwargs["BLOCK_K"] <= given["KEYS"]]
-    return narrow or small[-1:]
+    every = [one for size, most in tiles for one in configs_of(tiles, size, most)]
+    return tuned(every, ["HEAD", "QUERIES", "KEYS"], fitting)(kernel)
 
 
-_KEY = ["HEAD", "QUERIES", "KEYS"]
-_forward_kernel = tuned(FORWARD, _KEY, fitting)(attention_forward_kernel)
-_backward_kernel = tuned(BACKWARD, _KEY, fitting)(attention_backward_kernel)
-_grad_bias_kernel = tuned(GRAD_BIAS, _KEY, fitting)(attention_grad_bias_kernel)
+_forward_kernel = _tuned(attention_forward_kernel, FORWARD)
+_backward_kernel = _tuned(attention_backward_kernel, BACKWARD)
+_grad_bias_kernel = _tuned(attention_grad_bias_kernel, GRAD_BIAS)
 
 
 def attention_forward(

@@ -60,7 +60,7 @@ def _norm_relu_backward(
     return grad_z.flatten(-2).to(z.dtype), (let * normed.flatten(-2)).sum(0), let.sum(0)
 
 
-WIDEST = 4096
+WIDEST = 2048
 """Features of a group that a Triton kernel holds in registers."""
 
 

@@ -10,16 +10,15 @@ bfloat16 features is 4 C bytes forward, 6 C backward; statistics are float32 and
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from eokit.ops.triton_support import LONGEST_BLOCK, on_device_of, parts_of
+from eokit.ops.triton_support import on_device_of, parts_of
 
-WARPS = 4
+TILE = 1024
+"""Elements that a program holds at a time, 8 a thread of four warps: with 32 the backward pass spills on every target."""
 
 
 @triton.jit
@@ -77,10 +76,10 @@ def norm_relu_backward_kernel(
     tl.store(shift_sums + part * groups * width + features, shift_total, mask=columns < width)
 
 
-def tile_of(width: int) -> dict[str, Any]:
-    """WIDTH >= width, a power of two, and as many ROWS of it as the registers of four warps hold beside another tile."""
+def tile_of(width: int) -> dict[str, int]:
+    """WIDTH >= width, a power of two, as many ROWS of it as make a tile, and the warps of a row that is more than one."""
     padded = triton.next_power_of_2(max(width, 1))
-    return {"ROWS": max(1, min(16, LONGEST_BLOCK // padded)), "WIDTH": padded, "num_warps": WARPS}
+    return {"ROWS": max(1, min(16, TILE // padded)), "WIDTH": padded, "num_warps": max(4, padded // 256)}
 
 
 def norm_relu(z: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> Tensor:
