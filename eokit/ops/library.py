@@ -185,7 +185,9 @@ def _triton_reason() -> str:
         return _TRITON_REASON
     if INTERPRETED:
         return f"{_TRITON_REASON}, interpreted: TRITON_INTERPRET=1"
-    return f"{_TRITON_REASON} for CUDA tensors" + ("" if torch.cuda.is_available() else ", but torch sees no CUDA device")
+    return f"{_TRITON_REASON} for CUDA tensors" + (
+        "" if torch.cuda.is_available() else ", but torch sees no CUDA device"
+    )
 
 
 def _load_compiled() -> tuple[bool, str]:

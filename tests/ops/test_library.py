@@ -123,7 +123,11 @@ def test_a_damaged_library_does_not_break_the_import(tmp_path, monkeypatch):
 
 def test_every_public_op_is_placed():
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
-    assert set(ops.placement()) == set(ops.placement("cuda")) == public - {"Backend", "backends", "placement", "use_backend"}
+    assert (
+        set(ops.placement())
+        == set(ops.placement("cuda"))
+        == public - {"Backend", "backends", "placement", "use_backend"}
+    )
     with use_backend("reference"):
         assert set(ops.placement().values()) == {"reference"}
 

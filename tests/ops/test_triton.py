@@ -16,7 +16,9 @@ from eokit.errors import ArgumentError, SetupError
 from eokit.ops import attention, backends, gather_tokens, library, placement, row_mlp, scatter_tokens, use_backend
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
 
-installed = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed: pip install 'eokit[triton]'")
+installed = pytest.mark.skipif(
+    find_spec("triton") is None, reason="triton is not installed: pip install 'eokit[triton]'"
+)
 interpreted = pytest.mark.skipif(not library.INTERPRETED, reason="runs in the process with TRITON_INTERPRET=1")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -175,10 +177,17 @@ def test_the_fused_norm_is_as_exact_as_torch(dtype, width, poisoned):
     z, grad = torch.randn(37, width).to(dtype) + 3, torch.randn(37, width).to(dtype)
     gain, shift = torch.randn(2, width)
     ours, theirs, exact = [], [], []
-    for results, name, wide in ((exact, "reference", torch.float64), (theirs, "reference", dtype), (ours, "triton", dtype)):
+    for results, name, wide in (
+        (exact, "reference", torch.float64),
+        (theirs, "reference", dtype),
+        (ours, "triton", dtype),
+    ):
         from eokit.ops.row_mlp import reference
 
-        leaves = [z.to(wide).requires_grad_(), *(one.to(torch.promote_types(wide, torch.float32)) for one in (gain, shift))]
+        leaves = [
+            z.to(wide).requires_grad_(),
+            *(one.to(torch.promote_types(wide, torch.float32)) for one in (gain, shift)),
+        ]
         if name == "reference":
             leaves = [one.detach().requires_grad_() for one in leaves]
             out = reference.norm_relu(*leaves, 4, 1e-5)
@@ -235,6 +244,9 @@ def test_on_a_gpu_every_op_with_kernels_is_placed_in_triton():
 
 @pytest.mark.parametrize("module", ["eokit", "eokit.ops", "eokit.models"])
 def test_importing_it_neither_loads_triton_nor_wakes_cuda(module):
-    code = f"import sys, {module}; assert 'triton' not in sys.modules; t = sys.modules.get('torch'); print(bool(t and t.cuda.is_initialized()))"
+    code = (
+        f"import sys, {module}; torch = sys.modules.get('torch'); "
+        "print('triton' in sys.modules or bool(torch and torch.cuda.is_initialized()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "False", done.stderr[-2000:]

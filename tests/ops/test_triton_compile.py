@@ -20,8 +20,9 @@ pytestmark = [
 TARGETS = (80, 90, 100)
 HEADS = (16, 32, 64, 128)
 POINTERS = {"key_mask": "*u8", "map": "*i64"}
-FLOATS = "bias_t lse sums gain shift gain_sums shift_sums queries bias positions grad_bias".split()
-SIZES = "inner heads lq lk own_inner own_heads shared shared_inner shared_heads parts count groups width rows dim".split()
+FLOATS = {"bias_t", "lse", "sums", "gain", "shift", "gain_sums", "shift_sums"}
+SIZES = {"inner", "heads", "lq", "lk", "own_inner", "own_heads", "shared", "shared_inner", "shared_heads", "parts"}
+SIZES |= {"count", "groups", "width", "rows", "dim", "position_rows"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Job:
 def attention_jobs():
     from eokit.ops.attention import triton as attention
 
-    for name, tiles in (("forward", attention.FORWARD), ("backward", attention.BACKWARD), ("grad_bias", attention.GRAD_BIAS)):
+    for name, tiles in (
+        ("forward", attention.FORWARD),
+        ("backward", attention.BACKWARD),
+        ("grad_bias", attention.GRAD_BIAS),
+    ):
         for element, size in (("bf16", 2), ("fp32", 4)):
             for head in HEADS:
                 for config in attention.configs_of(tiles, size, head):
@@ -55,7 +60,9 @@ def attention_job(name, element, config, dim, head, without=()):
     constants = {"DIM": dim, "HEAD": head, "QUERIES": 128, "KEYS": 128, "PRECISION": "ieee", "UPCAST": False}
     kernel = f"attention_{name}_kernel"
     constants |= config.kwargs
-    return Job("eokit.ops.attention.triton_kernels", kernel, element, constants, config.num_warps, config.num_stages, without)
+    return Job(
+        "eokit.ops.attention.triton_kernels", kernel, element, constants, config.num_warps, config.num_stages, without
+    )
 
 
 def other_jobs():
@@ -108,8 +115,10 @@ def compiled(job, target):
 def type_of(name, element):
     if name.endswith("_strides"):
         return ("i64",) * (3 if name == "mask_strides" else 4)
-    if name in SIZES or name.endswith(("_rows", "_stride", "count")):
-        return "i64" if name.endswith("_stride") else "i32"
+    if name.endswith("_stride"):
+        return "i64"
+    if name in SIZES:
+        return "i32"
     if name in ("scale", "epsilon"):
         return "fp32"
     return POINTERS.get(name) or ("*fp32" if name in FLOATS else f"*{element}")
@@ -124,8 +133,10 @@ def test_every_shipped_configuration_compiles_without_a_stack(jobs, tmp_path):
     pairs = [(job, target) for job in jobs() for target in TARGETS]
     with ProcessPoolExecutor(2, get_context("spawn"), use_cache, (tmp_path,)) as pool:
         found = list(pool.map(compiled, *zip(*pairs, strict=True)))
-    lines = [f"{job.kernel} {job.element} {job.constants} {job.without} {job.warps} warps, sm_{target}: {registers} registers, {stack} stack"
-             for (job, target), (registers, stack) in zip(pairs, found, strict=True)]  # fmt: skip
+    lines = []
+    for (job, target), (registers, stack) in zip(pairs, found, strict=True):
+        what = f"{job.kernel} {job.element} {job.constants} without {job.without}, {job.warps} warps"
+        lines.append(f"{what}, sm_{target}: {registers} registers, {stack} bytes of stack")
     print("\n".join(lines))
     spilled = [line for line, (_, stack) in zip(lines, found, strict=True) if stack]
     assert not spilled, "\n".join(spilled)

@@ -20,7 +20,6 @@ from eokit.ops.attention.triton_kernels import (
 )
 from eokit.ops.triton_support import PRECISION, on_device_of, parts_of, tuned, upcasts
 
-
 Tiles = dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]
 """(bytes of an element, most features of a head) -> (BLOCK_Q, BLOCK_K, warps, stages), the widest tile first."""
 
@@ -42,8 +41,9 @@ GRAD_BIAS: Tiles = {
     (2, 128): ((32, 32, 4, 2), (16, 16, 2, 2)),
     (4, 128): ((32, 32, 8, 1),),
 }
-"""Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100; tests/ops/test_triton_compile.py holds them to
-it. A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two."""
+"""Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100, as tests/ops/test_triton_compile.py checks.
+
+A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two."""
 
 
 def configs_of(tiles: Tiles, size: int, head: int) -> list[Any]:
@@ -107,9 +107,9 @@ def attention_backward(
     """The gradients of q, k, v and bias_t, each stored as what it belongs to; see csrc/library.cpp."""
     if grad_out.stride(-1) != 1:
         grad_out = grad_out.contiguous()  # of a sum: all strides are 0
-    grads = [torch.empty_like(x) for x in (q, k, v)]
-    with_bias = with_bias and bias_t is not None
-    grad_bias = torch.zeros_like(bias_t) if with_bias else q.new_empty(0, dtype=torch.float32)
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    wanted = bias_t if with_bias else None
+    grad_bias = q.new_empty(0, dtype=torch.float32) if wanted is None else torch.zeros_like(wanted)
     if lse.numel() + k.numel():
         fold = _Fold([grad_out, q, k, v, out, *grads], key_mask, bias_t)
         folded = [fold.rows(x) for x in grads]
@@ -127,8 +127,8 @@ def attention_backward(
                 *inputs, *folded, *strides, *map(_strides, folded), fold.inner, q.shape[-2], *lengths, scale,
                 **_constants(q, k),
             )  # fmt: skip
-            if with_bias and grad_bias.numel() and lse.numel():
-                grad_bias = _grad_bias(fold, inputs, strides, lengths, scale, _constants(q, k)).view_as(bias_t)
+            if wanted is not None and wanted.numel() and lse.numel():
+                grad_bias = _grad_bias(fold, inputs, strides, lengths, scale, _constants(q, k)).view_as(wanted)
         for one, grad in zip(folded, grads, strict=True):
             _put_back(one, grad)
     return *grads, grad_bias
@@ -144,7 +144,9 @@ def _grad_bias(
 ) -> Tensor:
     """The sum of dS^T over all that share a bias, in parts of fixed extent that are added in order."""
     sizes, bias_strides = (fold.outer, fold.inner, fold.heads), fold.bias_strides
-    shared = [size if stride == 0 else 1 for size, stride in zip(sizes, (*bias_strides[:2], bias_strides[3]), strict=True)]
+    shared = [
+        size if stride == 0 else 1 for size, stride in zip(sizes, (*bias_strides[:2], bias_strides[3]), strict=True)
+    ]
     own = [size // times for size, times in zip(sizes, shared, strict=True)]
     parts = parts_of(math.prod(shared), math.prod(own) * math.prod(lengths))
     sums = inputs[1].new_empty((*own, parts, lengths[1], lengths[0]), dtype=torch.float32)
@@ -154,8 +156,8 @@ def _grad_bias(
         return (math.prod(own) * parts * tiles,)
 
     _grad_bias_kernel[grid](
-        *inputs, sums, *strides, *own[1:], math.prod(shared), *shared[1:], fold.inner, fold.heads, parts, *lengths, scale,
-        **constants,
+        *inputs, sums, *strides, *own[1:], math.prod(shared), *shared[1:], fold.inner, fold.heads, parts, *lengths,
+        scale, **constants,
     )  # fmt: skip
     grad = sums.sum(3)  # (outer, inner, H, Lk, Lq), each its own or 1
     return grad if fold.bias_shape is None else grad.reshape(fold.whole_bias).sum_to_size(fold.bias_shape)
@@ -171,7 +173,8 @@ class _Fold:
         self.split = _split(len(lead), [x for x in (*tensors, key_mask, whole) if x is not None])
         self.outer, self.inner = math.prod(lead[: self.split]), math.prod(lead[self.split :])
         self.items = self.outer * self.inner * self.heads
-        self.key_mask, self.mask_strides = None, (0, 0, 0)
+        self.key_mask: Tensor | None = None
+        self.mask_strides: tuple[int, ...] = (0, 0, 0)
         if key_mask is not None:
             self.key_mask = key_mask.reshape(self.outer, self.inner, -1).view(torch.uint8)
             self.mask_strides = self.key_mask.stride()

@@ -79,7 +79,7 @@ def attention_forward_kernel(
     DIM: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """out (Lq, D) and lse (Lq) for BLOCK_Q queries of one head of one sequence, over its keys in steps of BLOCK_K."""
+    """Out (Lq, D) and lse (Lq) for BLOCK_Q queries of one head of one sequence, over its keys in steps of BLOCK_K."""
     # 1. This program's head, sequence and queries.
     tiles = tl.cdiv(lq, BLOCK_Q)
     item = (tl.program_id(0) // tiles).to(tl.int64)

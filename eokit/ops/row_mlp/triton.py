@@ -3,7 +3,7 @@
 `blocked.py` calls this for CUDA tensors, and for CPU tensors under TRITON_INTERPRET=1. Bound by memory: a row of C
 bfloat16 features is 4 C bytes forward, 6 C backward; statistics are float32 and never leave the registers.
 
-    n = (z - mean) / sqrt(var + epsilon)     out = relu(n gain + shift)                          over each group of a row
+    n = (z - mean) / sqrt(var + epsilon)     out = relu(n gain + shift)     mean, var: of each group of each row
     g = grad where out > 0, else 0     dgain = sum n g     dshift = sum g     e = g gain
     dz = (e - mean(e) - n mean(n e)) / sqrt(var + epsilon)
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from eokit.ops.triton_support import on_device_of, parts_of
 
 TILE = 1024
-"""Elements that a program holds at a time, 8 a thread of four warps: with 32 the backward pass spills on every target."""
+"""Elements that a program holds at a time, 8 a thread of four warps: with 32 a thread the backward pass spills."""
 
 
 @triton.jit
@@ -41,7 +41,9 @@ def norm_relu_kernel(
     where = items[:, None] * width + columns[None, :]
     features = (items % groups)[:, None] * width + columns[None, :]
     normed, _ = _normed(tl.load(z + where, mask=inside, other=0.0).to(tl.float32), inside, width, epsilon)
-    lifted = tl.load(gain + features, mask=inside, other=0.0) * normed + tl.load(shift + features, mask=inside, other=0.0)
+    lifted = tl.load(gain + features, mask=inside, other=0.0) * normed + tl.load(
+        shift + features, mask=inside, other=0.0
+    )
     tl.store(out + where, tl.maximum(lifted, 0.0).to(out.dtype.element_ty), mask=inside)
 
 
@@ -77,7 +79,7 @@ def norm_relu_backward_kernel(
 
 
 def tile_of(width: int) -> dict[str, int]:
-    """WIDTH >= width, a power of two, as many ROWS of it as make a tile, and the warps of a row that is more than one."""
+    """WIDTH >= width, a power of two, as many ROWS of it as make a tile, and more warps for a row wider than that."""
     padded = triton.next_power_of_2(max(width, 1))
     return {"ROWS": max(1, min(16, TILE // padded)), "WIDTH": padded, "num_warps": max(4, padded // 256)}
 

@@ -81,8 +81,12 @@ def map_rows(
     position_rows = positions.shape[-2] if positions is not None else 1
     source = source if source.stride(-1) == 1 or dim == 1 else source.contiguous()
     if out.numel():
+
+        def grid(meta: dict[str, int]) -> tuple[int]:
+            return (triton.cdiv(batch * rows, meta["ROWS"]) * triton.cdiv(dim, meta["COLUMNS"]),)
+
         with on_device_of(source):
-            _map_rows_kernel[lambda meta: (triton.cdiv(batch * rows, meta["ROWS"]) * triton.cdiv(dim, meta["COLUMNS"]),)](
+            _map_rows_kernel[grid](
                 source, map.contiguous(), fill, positions, out,
                 *source.stride()[:2], position_rows * dim if own else 0, batch * rows, rows, dim, position_rows,
                 BY_OUTPUT=by_output,
