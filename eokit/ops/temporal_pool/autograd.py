@@ -75,5 +75,14 @@ def _reference_backward(
     return grad_x.flatten(0, 1).to(x.dtype), grad_queries, slopes.sum(1)
 
 
-library.register("pool_forward", _reference_forward)
-library.register("pool_backward", _reference_backward)
+WIDEST = 512
+"""Features of a pixel that the Triton kernels hold in registers."""
+
+
+def _takes_triton(x: Tensor, *_: Any) -> bool:
+    """x: (P, T, D), or the gradient (P, D)."""
+    return library.takes_triton(x) and x.shape[-1] <= WIDEST
+
+
+library.register("pool_forward", _reference_forward, "eokit.ops.temporal_pool.triton", _takes_triton)
+library.register("pool_backward", _reference_backward, "eokit.ops.temporal_pool.triton", _takes_triton)
