@@ -15,6 +15,8 @@ import torch
 from eokit.errors import ArgumentError, SetupError
 from eokit.ops import attention, backends, gather_tokens, library, placement, row_mlp, scatter_tokens, use_backend
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
+from tests.ops.test_temporal_pool import make as make_series
+from tests.ops.test_temporal_pool import run as pool
 
 installed = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install 'eokit[triton]'"
@@ -208,6 +210,22 @@ def test_the_row_mlp_stands_on_it():
         ours = row_mlp(x, layers)
     with use_backend("reference"):
         torch.testing.assert_close(ours, row_mlp(x, layers), rtol=1e-4, atol=1e-4)
+
+
+@interpreted
+@every_dtype
+@pytest.mark.parametrize("shape", [(2, 3, 19, 4, 6), (1, 2, 16, 16, 16), (2, 2, 3, 1, 5)], ids=str)
+def test_pooling_is_as_exact_as_the_reference(dtype, shape, poisoned):
+    torch.manual_seed(0)
+    *case, mask = make_series(*shape, mask="pixels")
+    case = (*(one.to(dtype).double() for one in case), mask)
+    samples, pixels, _, heads, values = shape
+    grad = torch.randn(samples, pixels, heads * values).to(dtype).double()
+    exact = pool("reference", torch.float64, case, grad)
+    ours, theirs = pool("triton", dtype, case, grad), pool("reference", dtype, case, grad)
+    for a, b, truth in zip(ours, theirs, exact, strict=True):
+        limit = 2 * (b - truth).abs().max() + torch.finfo(dtype).eps * truth.abs().max()
+        assert (a - truth).abs().max() <= limit
 
 
 @interpreted

@@ -5,10 +5,12 @@ import re
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 
 from eokit.ops import library
 
@@ -19,10 +21,11 @@ pytestmark = [
 ]
 TARGETS = (80, 90, 100)
 HEADS = (16, 32, 64, 128)
-POINTERS = {"key_mask": "*u8", "map": "*i64"}
+POINTERS = {"key_mask": "*u8", "mask": "*u8", "map": "*i64"}
 FLOATS = {"bias_t", "lse", "sums", "gain", "shift", "gain_sums", "shift_sums"}
+FLOATS |= {"queries", "bias", "query_sums", "bias_sums"}
 SIZES = {"inner", "heads", "lq", "lk", "own_inner", "own_heads", "shared", "shared_inner", "shared_heads", "parts"}
-SIZES |= {"count", "groups", "width", "rows", "dim", "position_rows"}
+SIZES |= {"count", "groups", "width", "rows", "dim", "position_rows", "pixels", "dates", "head_count"}
 
 
 @dataclass(frozen=True)
@@ -35,39 +38,34 @@ class Job:
     constants: dict = field(hash=False)
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
     without: tuple = ()
 
 
 def attention_jobs():
-    from eokit.ops.attention import triton as attention
+    attention = import_module("eokit.ops.attention.triton")
 
-    for name, tiles in (
-        ("forward", attention.FORWARD),
-        ("backward", attention.BACKWARD),
-        ("grad_bias", attention.GRAD_BIAS),
-    ):
+    kernels = {"forward": attention.FORWARD, "backward": attention.BACKWARD, "grad_bias": attention.GRAD_BIAS}
+    for name, tiles in kernels.items():
         for element, size in (("bf16", 2), ("fp32", 4)):
             for head in HEADS:
                 for config in attention.configs_of(tiles, size, head):
                     yield attention_job(name, element, config, head, head)
-        narrow = attention.configs_of(tiles, 2, 64)[0]
-        for without in ((), ("key_mask",), ("key_mask", "bias_t")):
-            if name != "grad_bias" or "bias_t" not in without:
-                yield attention_job(name, "fp16", narrow, 44, 64, without)
+        for config in attention.configs_of(tiles, 2, 64):
+            for without in ((), ("key_mask",), ("bias_t",), ("key_mask", "bias_t")):
+                if name != "grad_bias" or "bias_t" not in without:
+                    yield attention_job(name, "fp16", config, 44, 64, without)
 
 
 def attention_job(name, element, config, dim, head, without=()):
     constants = {"DIM": dim, "HEAD": head, "QUERIES": 128, "KEYS": 128, "PRECISION": "ieee", "UPCAST": False}
-    kernel = f"attention_{name}_kernel"
     constants |= config.kwargs
-    return Job(
-        "eokit.ops.attention.triton_kernels", kernel, element, constants, config.num_warps, config.num_stages, without
-    )
+    options = (config.num_warps, config.num_stages, config.maxnreg, without)
+    return Job("eokit.ops.attention.triton_kernels", f"attention_{name}_kernel", element, constants, *options)
 
 
 def other_jobs():
-    from eokit.ops.row_mlp import triton as norm
-    from eokit.ops.tokens import triton as tokens
+    norm, tokens = import_module("eokit.ops.row_mlp.triton"), import_module("eokit.ops.tokens.triton")
 
     for element in ("bf16", "fp32"):
         for config in tokens.MAP:
@@ -83,25 +81,36 @@ def other_jobs():
                 yield Job("eokit.ops.row_mlp.triton", kernel, element, tile, warps)
 
 
+def pool_jobs():
+    pool = import_module("eokit.ops.temporal_pool.triton")
+    for name, half in (("forward", pool.FORWARD_HALF), ("backward", pool.BACKWARD_HALF)):
+        for element, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+            for dim in (16, 64, 128, 256, 512):
+                constants = pool.constants_of(torch.empty(0, dim, dtype=dtype), 16, half)
+                options = [constants.pop(what) for what in ("num_warps", "num_stages", "maxnreg")]
+                yield Job("eokit.ops.temporal_pool.triton", f"pool_{name}_kernel", element, constants, *options)
+
+
 def compiled(job, target):
     """(registers, bytes of stack) of the cubin."""
-    import importlib
     import tempfile
 
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(job.module), job.kernel)
+    kernel = getattr(import_module(job.module), job.kernel)
     constants = job.constants | dict.fromkeys(job.without)
     types = {name: "constexpr" if name in constants else type_of(name, job.element) for name in kernel.arg_names}
+    if "head_count" in types:
+        types["positions"] = "*fp32"  # of temporal_pool; those of tokens are of the dtype of the tokens
     aligned = {}  # as a launch finds it: pointers and strides are multiples of 16
     for i, kind in enumerate(types.values()):
         if isinstance(kind, tuple):
             aligned |= {(i, j): [["tt.divisibility", 16]] for j in range(len(kind))}
         elif kind.startswith("*"):
             aligned[i,] = [["tt.divisibility", 16]]
-    options = {"num_warps": job.warps, "num_stages": job.stages}
+    options = {"num_warps": job.warps, "num_stages": job.stages, "maxnreg": job.registers}
     source = ASTSource(kernel, types, constants, aligned)
     binary = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options).asm["cubin"]
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -128,7 +137,7 @@ def use_cache(folder):
     os.environ["TRITON_CACHE_DIR"] = str(folder)
 
 
-@pytest.mark.parametrize("jobs", [attention_jobs, other_jobs], ids=["attention", "others"])
+@pytest.mark.parametrize("jobs", [attention_jobs, pool_jobs, other_jobs], ids=["attention", "pool", "others"])
 def test_every_shipped_configuration_compiles_without_a_stack(jobs, tmp_path):
     pairs = [(job, target) for job in jobs() for target in TARGETS]
     with ProcessPoolExecutor(2, get_context("spawn"), use_cache, (tmp_path,)) as pool:

@@ -20,8 +20,8 @@ from eokit.ops.attention.triton_kernels import (
 )
 from eokit.ops.triton_support import PRECISION, on_device_of, parts_of, tuned, upcasts
 
-Tiles = dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]
-"""(bytes of an element, most features of a head) -> (BLOCK_Q, BLOCK_K, warps, stages), the widest tile first."""
+Tiles = dict[tuple[int, int], tuple[tuple[int, ...], ...]]
+"""(bytes of an element, most features of a head) -> (BLOCK_Q, BLOCK_K, warps, stages[, registers]), the widest first."""
 
 FORWARD: Tiles = {
     (2, 32): ((64, 64, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
@@ -32,26 +32,30 @@ FORWARD: Tiles = {
 }
 BACKWARD: Tiles = {
     (2, 32): ((32, 32, 4, 2), (16, 16, 1, 2)),
-    (2, 64): ((64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 1, 2)),
+    (2, 64): ((64, 32, 4, 2, 224), (32, 32, 4, 2), (16, 16, 1, 2)),
     (2, 128): ((32, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
-    (4, 64): ((32, 32, 4, 2), (16, 16, 2, 2)),
+    (4, 64): ((32, 32, 4, 2, 224), (16, 16, 2, 2, 224)),
     (4, 128): ((16, 16, 4, 2),),
 }
 GRAD_BIAS: Tiles = {
-    (2, 128): ((32, 32, 4, 2), (16, 16, 2, 2)),
-    (4, 128): ((32, 32, 8, 1),),
+    (2, 128): ((32, 32, 4, 2), (16, 16, 2, 2, 224)),
+    (4, 128): ((32, 32, 8, 1, 224),),
 }
 """Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100, as tests/ops/test_triton_compile.py checks.
 
-A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two."""
+A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two. Where a
+number of registers is allowed for, ptxas would else spill 8 or 16 bytes to fit one more program on a multiprocessor.
+"""
 
 
 def configs_of(tiles: Tiles, size: int, head: int) -> list[Any]:
     """The configurations for elements of `size` bytes and heads padded to `head` features."""
     fitting = next(some for (bytes_, most), some in tiles.items() if bytes_ == size and head <= most)
     return [
-        triton.Config({"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages)
-        for queries, keys, warps, stages in fitting
+        triton.Config(
+            {"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages, maxnreg=(*registers, None)[0]
+        )
+        for queries, keys, warps, stages, *registers in fitting
     ]
 
 

@@ -54,7 +54,7 @@ def pool_forward_kernel(
     x, queries, bias, positions, mask, out, lse, pixel_stride, date_stride, pixels, dates, dim, width, head_count,
     DIM: tl.constexpr, HEADS: tl.constexpr, STEP: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """out (D) and lse (H) of one pixel; `pixels`: of a sample."""
+    """Out (D) and lse (H) of one pixel; `pixels`: of a sample."""
     pixel = tl.program_id(0).to(tl.int64)
     sample = pixel // pixels
     columns, heads = tl.arange(0, DIM), tl.arange(0, HEADS)
@@ -79,9 +79,7 @@ def pool_forward_kernel(
         weights = tl.exp2(scores - shift[None, :])
         fade = tl.exp2(top - shift)
         total = total * fade + tl.sum(weights, 0)
-        sums = sums * fade[:, None] + dot(
-            tl.trans(weights).to(tile.dtype), values.to(tile.dtype), "ieee", UPCAST
-        )
+        sums = sums * fade[:, None] + dot(tl.trans(weights).to(tile.dtype), values.to(tile.dtype), "ieee", UPCAST)
         top = new_top
     some = total > 0.0
     result = tl.sum(tl.where(own, sums / tl.where(some, total, 1.0)[:, None], 0.0), 0)
@@ -96,7 +94,7 @@ def pool_backward_kernel(
     pixel_stride, date_stride, pixels, parts, dates, dim, width, head_count,
     DIM: tl.constexpr, HEADS: tl.constexpr, STEP: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """dx of one part of a sample's pixels, and their sums: query_sums (S, parts, H, D), bias_sums (S, parts, T, H)."""
+    """Dx of one part of a sample's pixels, and their sums: query_sums (S, parts, H, D), bias_sums (S, parts, T, H)."""
     sample, part = (tl.program_id(0) // parts).to(tl.int64), (tl.program_id(0) % parts).to(tl.int64)
     columns, heads = tl.arange(0, DIM), tl.arange(0, HEADS)
     known = (heads < head_count)[:, None] & (columns < dim)[None, :]
@@ -151,10 +149,19 @@ def pool_backward_kernel(
     tl.store(where, total, mask=known)
 
 
-def constants_of(dim: int, heads: int, *, upcast: bool) -> dict[str, int | bool]:
-    """What the kernels are compiled for: sizes padded to powers of two, and warps for (HEADS, DIM) in registers."""
-    padded = {"DIM": max(16, triton.next_power_of_2(dim)), "HEADS": max(16, triton.next_power_of_2(heads))}
-    return {**padded, "STEP": DATES, "UPCAST": upcast, "num_warps": 4 if padded["DIM"] <= 128 else 8, "num_stages": 1}
+FORWARD_HALF, BACKWARD_HALF = 256, 128
+"""The most features of products in half precision: with more, their operands need a stack, those of float32 do not."""
+
+
+def constants_of(x: Tensor, heads: int, half: int) -> dict[str, int | bool]:
+    """What the kernels are compiled for: x (..., D) and heads padded to powers of two, warps, registers.
+
+    Without a number of registers ptxas spills a few bytes to fit one more program on a multiprocessor.
+    """
+    dim = max(16, triton.next_power_of_2(x.shape[-1]))
+    padded = {"DIM": dim, "HEADS": max(16, triton.next_power_of_2(heads)), "STEP": DATES}
+    upcast = upcasts(x) or (x.element_size() == 2 and dim > half)
+    return {**padded, "UPCAST": upcast, "num_warps": 4 if dim <= 64 else 8, "num_stages": 1, "maxnreg": 255}
 
 
 def pool_forward(
@@ -167,7 +174,7 @@ def pool_forward(
         with on_device_of(x):
             pool_forward_kernel[(pixels,)](
                 x, queries, bias, positions, _bytes(mask), out, lse, *x.stride()[:2], pixels // len(bias), dates, dim,
-                dim // heads, heads, **constants_of(dim, heads, upcast=upcasts(x)),
+                dim // heads, heads, **constants_of(x, heads, FORWARD_HALF),
             )  # fmt: skip
     return out, lse
 
@@ -186,7 +193,7 @@ def pool_backward(
             pool_backward_kernel[(samples * parts,)](
                 grad_out.contiguous(), x, queries, bias, positions, _bytes(mask), lse, grad_x, query_sums, bias_sums,
                 *x.stride()[:2], pixels // samples, parts, dates, dim, dim // heads, heads,
-                **constants_of(dim, heads, upcast=upcasts(x)),
+                **constants_of(x, heads, BACKWARD_HALF),
             )  # fmt: skip
     return grad_x, query_sums.sum((0, 1)), bias_sums.sum(1)
 
