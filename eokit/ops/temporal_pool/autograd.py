@@ -75,8 +75,8 @@ def _reference_backward(
     return grad_x.flatten(0, 1).to(x.dtype), grad_queries, slopes.sum(1)
 
 
-WIDEST = 512
-"""Features of a pixel that the Triton kernels hold in registers."""
+WIDEST, WIDEST_BACKWARD_HALF = 512, 128
+"""Features of a pixel that the Triton kernels hold in registers, and that the backward one does in half precision."""
 
 
 def _takes_triton(x: Tensor, *_: Any) -> bool:
@@ -84,5 +84,9 @@ def _takes_triton(x: Tensor, *_: Any) -> bool:
     return library.takes_triton(x) and x.shape[-1] <= WIDEST
 
 
+def _takes_triton_back(grad_out: Tensor, *_: Any) -> bool:
+    return _takes_triton(grad_out) and (grad_out.element_size() == 4 or grad_out.shape[-1] <= WIDEST_BACKWARD_HALF)
+
+
 library.register("pool_forward", _reference_forward, "eokit.ops.temporal_pool.triton", _takes_triton)
-library.register("pool_backward", _reference_backward, "eokit.ops.temporal_pool.triton", _takes_triton)
+library.register("pool_backward", _reference_backward, "eokit.ops.temporal_pool.triton", _takes_triton_back)

@@ -149,18 +149,18 @@ def pool_backward_kernel(
     tl.store(where, total, mask=known)
 
 
-FORWARD_HALF, BACKWARD_HALF = 256, 128
+HALF = 256
 """The most features of products in half precision: with more, their operands need a stack, those of float32 do not."""
 
 
-def constants_of(x: Tensor, heads: int, half: int) -> dict[str, int | bool]:
+def constants_of(x: Tensor, heads: int) -> dict[str, int | bool]:
     """What the kernels are compiled for: x (..., D) and heads padded to powers of two, warps, registers.
 
     Without a number of registers ptxas spills a few bytes to fit one more program on a multiprocessor.
     """
     dim = max(16, triton.next_power_of_2(x.shape[-1]))
     padded = {"DIM": dim, "HEADS": max(16, triton.next_power_of_2(heads)), "STEP": DATES}
-    upcast = upcasts(x) or (x.element_size() == 2 and dim > half)
+    upcast = upcasts(x) or (x.element_size() == 2 and dim > HALF)
     return {**padded, "UPCAST": upcast, "num_warps": 4 if dim <= 64 else 8, "num_stages": 1, "maxnreg": 255}
 
 
@@ -174,7 +174,7 @@ def pool_forward(
         with on_device_of(x):
             pool_forward_kernel[(pixels,)](
                 x, queries, bias, positions, _bytes(mask), out, lse, *x.stride()[:2], pixels // len(bias), dates, dim,
-                dim // heads, heads, **constants_of(x, heads, FORWARD_HALF),
+                dim // heads, heads, **constants_of(x, heads),
             )  # fmt: skip
     return out, lse
 
@@ -193,7 +193,7 @@ def pool_backward(
             pool_backward_kernel[(samples * parts,)](
                 grad_out.contiguous(), x, queries, bias, positions, _bytes(mask), lse, grad_x, query_sums, bias_sums,
                 *x.stride()[:2], pixels // samples, parts, dates, dim, dim // heads, heads,
-                **constants_of(x, heads, BACKWARD_HALF),
+                **constants_of(x, heads),
             )  # fmt: skip
     return grad_x, query_sums.sum((0, 1)), bias_sums.sum(1)
 
