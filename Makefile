@@ -43,7 +43,7 @@ $(VENV)/torch: constraints.txt
 
 # One install for demo, tests and checks: a second one would compile the extension again.
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(PIP) install --no-build-isolation --editable '.[dev]'
+	$(PIP) install --no-build-isolation --editable '.[dev,triton]'
 	touch $@
 
 clean:
