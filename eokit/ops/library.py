@@ -95,8 +95,13 @@ def takes_triton(x: torch.Tensor) -> bool:
 
 def runs_kernels(x: torch.Tensor) -> bool:
     """Whether kernels of ours take tensors like x, and neither EOKIT_BACKEND nor `use_backend` says otherwise."""
+    return (default_backend() in (None, "cpu") and takes_compiled(x)) or (wants_triton() and takes_triton(x))
+
+
+def wants_triton() -> bool:
+    """Whether Triton was asked for. No GPU has run its kernels yet, so it is never the default on one."""
     wanted = default_backend()
-    return (wanted in (None, "cpu") and takes_compiled(x)) or (wanted in (None, "triton") and takes_triton(x))
+    return wanted == "triton" or (wanted is None and INTERPRETED)
 
 
 OPS = {
@@ -118,7 +123,7 @@ def placement(device: str = "cpu") -> dict[str, str]:
     if wanted == "reference":
         return dict.fromkeys(OPS, "reference")
     ours = {"cpu": COMPILED and "cpu", "cuda": TRITON and "triton"}.get(device) or None
-    kernels = ours if wanted in (None, ours) else None
+    kernels = ours if wanted == ours or (wanted is None and ours != "triton") else None
     return {op: best if best == "streamed" else kernels or other for op, (best, other) in OPS.items()}
 
 

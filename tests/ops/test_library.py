@@ -132,6 +132,13 @@ def test_every_public_op_is_placed():
         assert set(ops.placement().values()) == {"reference"}
 
 
+def test_kernels_that_no_gpu_has_run_are_not_the_default_on_one():
+    if library.INTERPRETED or library.default_backend() is not None:
+        pytest.skip("a backend was asked for")
+    assert not library.wants_triton()
+    assert "triton" not in ops.placement("cuda").values()
+
+
 def test_the_reference_and_sdpa_are_always_there():
     found = {backend.name: backend for backend in backends()}
     assert list(found) == list(library.NAMES)

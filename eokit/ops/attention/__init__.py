@@ -35,8 +35,8 @@ def attention(
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
     scale: 1 / sqrt(D) unless told.
     backend: "cpu" (compiled) or "triton" (on CUDA), both of float32, bfloat16 or float16; "sdpa", "reference"; None
-        picks the best that can take the arguments: "cpu" or "triton", else "sdpa", which also gets more than 350 keys
-        on CUDA without mask and bias. The environment variable EOKIT_BACKEND replaces None.
+        picks "cpu" where it can take the arguments, else "sdpa": no GPU has run the Triton kernels yet. The
+        environment variable EOKIT_BACKEND replaces None.
 
     Returns (..., Lq, H, D) in the dtype of q, stored densely with its dimensions in the memory order of q (as
     `torch.empty_like(q)` is): temporal attention on a transposed view of (B, T, N, H, D) is stored as (B, T, N, H, D).
@@ -95,9 +95,7 @@ def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
     wanted = library.default_backend()
     if wanted in (None, "cpu") and library.takes_compiled(q):
         return "cpu"
-    if wanted == "triton" and autograd.takes_triton(q):
-        return "triton"
-    if wanted is None and autograd.takes_triton(q) and not (plain and keys > LONGEST):
+    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and keys > LONGEST):
         return "triton"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 
