@@ -251,12 +251,13 @@ def test_without_triton_the_backend_says_how_to_get_it(monkeypatch):
         attention(x, x, x, backend="triton")
     with pytest.raises(SetupError, match="pip install"), use_backend("triton"):
         raise AssertionError
-    assert placement("cuda")["attention"] == "sdpa"
+    with use_backend(None):
+        assert placement("cuda")["attention"] == "sdpa"
 
 
 @installed
-def test_on_a_gpu_every_op_with_kernels_is_placed_in_triton():
-    if library.default_backend() is None:
+def test_on_a_gpu_every_op_with_kernels_is_placed_in_triton_on_request():
+    with use_backend("triton"):
         assert placement("cuda")["attention"] == placement("cuda")["row_mlp"] == "triton"
 
 
