@@ -144,31 +144,6 @@ def _equal(ids: tuple[Tensor | None, Tensor | None], rows: slice, columns: slice
     return of_rows[rows, None] == of_columns[columns]
 
 
-@nce_forward.register_fake
-def _(a: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return a.new_empty(len(a)), a.new_empty(len(a)), a.new_empty(len(a))
-
-
-@nce_backward.register_fake
-def _(grad: Tensor, sums: Tensor, others: Tensor, a: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(a), torch.empty_like(b)
-
-
-def _nce_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.temperature, ctx.inside = inputs
-    _, sums, others = output
-    ctx.mark_non_differentiable(sums, others)
-    ctx.save_for_backward(sums, others, *tensors)
-
-
-def _nce_gradient(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grads = nce_backward(grad.contiguous(), *ctx.saved_tensors, ctx.temperature, ctx.inside)
-    return *grads, *[None] * 7
-
-
-nce_forward.register_autograd(_nce_gradient, setup_context=_nce_setup)
-
-
 # --- Cross-entropy over prototypes ------------------------------------------------------------------------------------
 
 
@@ -193,9 +168,8 @@ def dino_forward(
             before = theirs.highest
             mine.add(scores)
             theirs.add(targets)
-            cross = cross * (before - theirs.highest).exp() + ((targets - theirs.highest[:, None]).exp_() * scores).sum(
-                1
-            )
+            shares = (targets - theirs.highest[:, None]).exp_()
+            cross = cross * (before - theirs.highest).exp() + (shares * scores).sum(1)
         sums[rows], teacher_sums[rows] = mine.log(), theirs.log()
         losses[rows] = sums[rows] - cross / theirs.sum
     return losses, sums, teacher_sums
@@ -233,28 +207,29 @@ def _targets(teacher: Tensor, prototypes: Tensor, center: Tensor, temperature: f
     return (teacher @ prototypes.T).sub_(center).div_(temperature)
 
 
-@dino_forward.register_fake
-def _(student: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return student.new_empty(len(student)), student.new_empty(len(student)), student.new_empty(len(student))
+# --- What torch must know of both: shapes, and that a backward takes the two sums, the inputs and the options ---------
 
 
-@dino_backward.register_fake
-def _(
-    grad: Tensor, sums: Tensor, teacher_sums: Tensor, student: Tensor, prototypes: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(student), torch.empty_like(prototypes)
+def _differentiable(forward: Any, backward: Any) -> None:
+    """forward: (two tensors with a gradient, others, two options) -> (losses, two sums to keep), all of the rows (N,).
+
+    backward: (gradient of the losses, the two sums, what forward was given) -> gradients of its first two tensors.
+    """
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        *tensors, first, second = inputs
+        ctx.options = first, second
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], *tensors)
+
+    def gradient(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        grads = backward(grad.contiguous(), *ctx.saved_tensors, *ctx.options)
+        return *grads, *[None] * (len(ctx.needs_input_grad) - 2)
+
+    forward.register_fake(lambda rows, *_: tuple(rows.new_empty(len(rows)) for _ in range(3)))
+    backward.register_fake(lambda grad, sums, others, a, b, *_: (torch.empty_like(a), torch.empty_like(b)))
+    forward.register_autograd(gradient, setup_context=setup)
 
 
-def _dino_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.temperature, ctx.teacher_temperature = inputs
-    _, sums, teacher_sums = output
-    ctx.mark_non_differentiable(sums, teacher_sums)
-    ctx.save_for_backward(sums, teacher_sums, *tensors)
-
-
-def _dino_gradient(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grads = dino_backward(grad.contiguous(), *ctx.saved_tensors, ctx.temperature, ctx.teacher_temperature)
-    return *grads, *[None] * 5
-
-
-dino_forward.register_autograd(_dino_gradient, setup_context=_dino_setup)
+_differentiable(nce_forward, nce_backward)
+_differentiable(dino_forward, dino_backward)
