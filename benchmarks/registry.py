@@ -79,6 +79,16 @@ class PoolSettings:
 
 
 @dataclass(frozen=True)
+class MlpSettings:
+    """`rows` pixel-dates."""
+
+    rows: int = 16_384
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+    backward: bool | None = None
+
+
+@dataclass(frozen=True)
 class LossesSettings:
     """`rows` features of `width` against each other, or against `prototypes`."""
 
@@ -129,6 +139,7 @@ BENCHMARKS = {
     ),
     "tokens": Benchmark("tokens", "Gathering and scattering of tokens for masked pretraining.", TokensSettings),
     "pool": Benchmark("pool", "Pooling of series with learned queries, as L-TAE does it.", PoolSettings),
+    "mlp": Benchmark("mlp", "The layers that project pixel-dates in AnySat, rows in blocks.", MlpSettings),
     "losses": Benchmark("losses", "Contrastive losses, streamed against all logits in memory.", LossesSettings),
     "loader": Benchmark("loader", "Reading and writing of stores, beside zarr-python.", LoaderSettings),
     "train-step": Benchmark(

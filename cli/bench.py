@@ -66,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {"help": "Of the model."},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
-    "rows": {"type": POSITIVE, "help": "Features that are compared."},
+    "rows": {"type": POSITIVE, "help": "Pixel-dates, or features that are compared."},
     "patches": {"type": POSITIVE, "help": "Of the synthetic season."},
     "workers": {"type": POSITIVE, "help": "Processes that write."},
     "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},

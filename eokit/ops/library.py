@@ -208,7 +208,9 @@ def _load_compiled() -> tuple[bool, str]:
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
         return False, f"{found[0].name} does not load: {str(error).splitlines()[0]}"
-    return True, f"{torch.ops.eokit.select_instruction_set('')} kernels from {found[0].name}"
+    used, wanted = torch.ops.eokit.select_instruction_set(""), os.environ.get("EOKIT_INSTRUCTION_SET") or None
+    unknown = "" if wanted in (None, used) else f"; this CPU or build has no EOKIT_INSTRUCTION_SET={wanted}"
+    return True, f"{used} kernels from {found[0].name}{unknown}"
 
 
 def _why_not_built() -> str:

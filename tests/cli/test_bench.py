@@ -16,6 +16,7 @@ SMALLEST = {
     "attention": ("--seq-len", 4, "--positions", 4, "--heads", 2, "--head-dim", 16, "--device", "cpu"),
     "tokens": ("--positions", 8, "--width", 8, "--batch", 2, "--device", "cpu"),
     "pool": ("--seq-len", 5, "--positions", 3, "--heads", 2, "--width", 8, "--device", "cpu"),
+    "mlp": ("--rows", 5, "--device", "cpu"),
     "losses": ("--rows", 12, "--width", 8, "--prototypes", 9, "--device", "cpu"),
     "loader": ("--seq-len", 4, "--patches", 2, "--size", 32, "--workers", 1),
     "train-step": ("--seq-len", 2, "--size", 16, "--batch", 2, "--device", "cpu"),

@@ -36,6 +36,7 @@ OPTIONS = {
     "bench tokens": f"--positions --width --batch --mask-rate --dtype --device --backward --no-backward {MEASURING}",
     "bench pool": "--seq-len --positions --heads --width --batch --mask-rate --dtype --device --backward --no-backward"
     f" {MEASURING}",
+    "bench mlp": f"--rows --dtype --device --backward --no-backward {MEASURING}",
     "bench losses": f"--rows --width --prototypes --device --backward --no-backward {MEASURING}",
     "bench loader": f"--seq-len --patches --size --workers {MEASURING}",
     "bench train-step": f"--seq-len --preset --size --batch --dtype --device {MEASURING}",

@@ -174,3 +174,8 @@ def test_native_tells_how_it_was_built():
 
     assert set(_native.build_info()) == {"compiler", "flags", "torch_target"}
     assert _native.instruction_sets()[0] == "portable"
+
+
+def test_an_instruction_set_that_is_not_there_is_told():
+    stdout, stderr = run_python("import eokit.ops as o; print(o.backends()[2].reason)", EOKIT_INSTRUCTION_SET="mmx")
+    assert "no EOKIT_INSTRUCTION_SET=mmx" in stdout or not library.COMPILED, stderr
