@@ -31,6 +31,7 @@ from eokit.models.anysat.sensors import CELL, SENSORS, AnySatSensor, sensor_of
 from eokit.models.base import Encoder, Features, check_bands
 from eokit.nn.patches import SEEN_SHARE
 from eokit.nn.positions import day_of_year
+from eokit.ops import gather_tokens
 
 TOKENS = 4096
 """Tokens that go through the spatial encoder at once without gradients, so that they stay in the cache."""
@@ -121,6 +122,23 @@ class Tokens(NamedTuple):
     sub: dict[str, Tensor]
     whole: tuple[str, ...]
     grid: tuple[int, int]
+
+    def in_one(self) -> tuple[Tensor, Tensor | None]:
+        """All tokens, whole tiles first, then modality by modality: (B, L, D), and (B, L) bool or None for all seen."""
+        names = (*self.whole, *(name for name in self.patch if name not in self.whole))
+        seen = None if self.seen is None else torch.cat([self.seen[name] for name in names], 1)
+        return torch.cat([self.patch[name] for name in names], 1), seen
+
+
+class Kept(NamedTuple):
+    """What of the tokens the combiner is given, for masked pretraining.
+
+    keys: (B, n) numbers in `Tokens.in_one`, none twice; key_mask: (B, n) bool. queries: (B, K) numbers of patches.
+    """
+
+    keys: Tensor
+    key_mask: Tensor
+    queries: Tensor
 
 
 class AnySat(Encoder):
@@ -344,23 +362,32 @@ class Combiner(nn.Module):
         self.blocks = nn.ModuleList(Block(width, COMBINER_EPSILON, over=over) for _ in range(depth))
         self.cross = CrossBlock(width, bias)
 
-    def forward(self, tokens: Tokens, step: float) -> Tensor:
-        """`step`: patches are so many units of the place code apart (10 m). Returns (B, 1 + P, D), the tile's first."""
+    def forward(self, tokens: Tokens, step: float, kept: Kept | None = None) -> Tensor:
+        """`step`: patches are so many units of the place code apart (10 m). Returns (B, 1 + P, D), the tile's first.
+
+        With `kept` only its keys are attended to, and only its queries are told: (B, 1 + K, D).
+        """
         names = [name for name in tokens.patch if name not in tokens.whole]
-        first = next(iter(tokens.patch.values()))
-        batch, device, width = len(first), first.device, first.shape[-1]
+        x, mask = tokens.in_one()
+        batch, width, device = len(x), x.shape[-1], x.device
         places = grid_code(tokens.grid, step, width, device)
-        parts = [self.token.to(first.dtype).expand(batch, 1, -1), *(tokens.patch[name] for name in tokens.whole)]
-        parts += [tokens.patch[name] + places.to(first.dtype) for name in names]
-        x, mask = torch.cat(parts, 1), None
-        if tokens.seen is not None:
-            seen = [tokens.seen[name] for name in (*tokens.whole, *names)]
-            mask = torch.cat([seen[0].new_ones(batch, 1), *seen], 1)
+        pos = torch.cat([places.new_zeros(len(tokens.whole), width), *[places] * len(names)])
+        queries = places[None]
+        if kept is None:
+            x = x + pos.to(x.dtype)
+        else:
+            x = gather_tokens(x, kept.keys, pos)
+            mask = kept.key_mask if mask is None else kept.key_mask & mask.gather(1, kept.keys)
+            queries = places[kept.queries]
+        x = torch.cat([self.token.to(x.dtype).expand(batch, 1, -1), x], 1)
+        if mask is not None:
+            mask = nn.functional.pad(mask, (1, 0), value=True)
         for block in self.blocks:
             x = block(x, mask)
         index = self._index(tokens, len(names), device)
-        queries = torch.cat([places.new_zeros(1, width), places])[None]
-        return self.cross(x, queries, index, mask)
+        if kept is not None:
+            index = _pairs(index, kept)
+        return self.cross(x, nn.functional.pad(queries, (0, 0, 1, 0)), index, mask)
 
     @staticmethod
     def _index(tokens: Tokens, modalities: int, device: torch.device) -> Tensor:
@@ -369,6 +396,13 @@ class Combiner(nn.Module):
         square = buckets(tokens.grid, placeless, device)
         rows = torch.cat([square[:1], square[placeless:]])
         return torch.cat([rows[:, :placeless], *[rows[:, placeless:]] * modalities], 1)
+
+
+def _pairs(index: Tensor, kept: Kept) -> Tensor:
+    """The rows of the bias table of kept queries and keys, the tile's before both: (B, 1 + K, 1 + n)."""
+    queries = nn.functional.pad(kept.queries + 1, (1, 0))  # (B, 1 + K)
+    keys = nn.functional.pad(kept.keys + 1, (1, 0))
+    return index[queries[:, :, None], keys[:, None, :]]
 
 
 def calendar(days: Tensor, season: str | None) -> Tensor:
