@@ -215,7 +215,7 @@ def observed_on_120_metres(names):
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_fused_forward_is_the_plain_one(names, form, dense):
     torch.manual_seed(0)
-    encoder = build_encoder("anysat", None, {"width": 64, "depth": 2, "patch_metres": 30} | form).eval()
+    encoder = build_encoder("anysat", "tiny", {"patch_metres": 30} | form).eval()  # narrower: groups of 2, no digits
     for name, weight in encoder.named_parameters():
         if name.endswith("bias.table"):
             torch.nn.init.normal_(weight, std=0.3)
@@ -223,7 +223,7 @@ def test_the_fused_forward_is_the_plain_one(names, form, dense):
     whose = next(name for name in names if name != "modis") if dense else None
     with torch.no_grad():
         ours, plain = encoder.encode(observed, 30, whose), reference.encode(encoder, observed, 30, whose)
-    assert_same(ours, plain, tolerance=5e-5)  # of values of unit variance, after layer norm
+    assert_same(ours, plain)
 
 
 # --- Published layouts ------------------------------------------------------------------------------------------------
