@@ -12,7 +12,7 @@ namespace {
 constexpr int kWarps = 8;  // in a block at most
 
 template <int D, int kHeld, class E>
-__global__ void __launch_bounds__(kWarps* kWarp) attention_backward_kernel(const __grid_constant__ AttentionBackward<E> call) {
+__global__ void __launch_bounds__(kWarps* kWarp, 1) attention_backward_kernel(const __grid_constant__ AttentionBackward<E> call) {
   extern __shared__ __align__(16) char shared[];
   attention_backward_block<D, kHeld>(call, shared);
 }

@@ -19,6 +19,7 @@
 namespace eokit {
 
 constexpr int kQueries = 32;
+constexpr int kBackwardHeader = 256;        // bytes at the start of shared memory: BackwardItem
 constexpr int kSlopeRow = kQueries + kPad;  // of dS^T in shared memory
 
 EOKIT_INLINE constexpr int query_blocks(int queries) { return (queries + kQueries - 1) / kQueries; }
@@ -28,12 +29,13 @@ EOKIT_INLINE constexpr int query_blocks(int queries) { return (queries + kQuerie
 template <int D>
 EOKIT_INLINE constexpr int64_t backward_bytes(int queries, int keys) {
   const int64_t rows = query_blocks(queries) * kQueries;
-  return kHeader + 8 * rows + 2 * (int64_t{2} * (keys + 2 * kQueries) * (D + kPad) + int64_t{keys} * kSlopeRow);
+  return kBackwardHeader + 8 * rows + 2 * (int64_t{2} * (keys + 2 * kQueries) * (D + kPad) + int64_t{keys} * kSlopeRow);
 }
 
-// Where one head of one sequence lies, and where its block keeps it.
+// Where one head of one sequence lies. A block keeps it in shared memory: in registers it would be 26 of them.
 template <class E>
 struct BackwardItem {
+  int64_t coordinates[kMaxLeading];
   const E *grad_out, *q, *k, *v, *out;
   const bool* mask;
   const float *bias, *lse;
@@ -50,20 +52,20 @@ struct BackwardTiles {
 };
 
 template <class E>
-EOKIT_DEVICE BackwardItem<E> backward_item(const AttentionBackward<E>& call, const int64_t* coordinates, int64_t sequence,
-                                           int head, int64_t part, int width) {
+EOKIT_DEVICE void find_item(BackwardItem<E>& at, const AttentionBackward<E>& call, int64_t sequence, int head, int64_t part,
+                            int width) {
+  static_assert(sizeof(BackwardItem<E>) <= kBackwardHeader);
   const int count = call.shape.leading.count;
   const int64_t item = sequence * call.shape.heads + head;
-  const auto in = [&](const auto& x) { return x.at(coordinates, count) + head * x.head; };
-  BackwardItem<E> at;
+  const auto in = [&](const auto& x) { return x.at(at.coordinates, count) + head * x.head; };
+  call.shape.leading.unravel(sequence, at.coordinates);
   at.grad_out = in(call.grad_out), at.q = in(call.q), at.k = in(call.k), at.v = in(call.v), at.out = in(call.out);
-  at.mask = call.mask.data == nullptr ? nullptr : call.mask.at(coordinates, count);
+  at.mask = call.mask.data == nullptr ? nullptr : call.mask.at(at.coordinates, count);
   at.bias = call.bias.data == nullptr ? nullptr : in(call.bias);
   at.lse = call.lse + item * call.shape.queries;
   at.grad_q = in(call.grad_q), at.grad_k = in(call.grad_k), at.grad_v = in(call.grad_v);
   at.grad_bias = call.grad_bias.data == nullptr ? nullptr : in(call.grad_bias) + part * call.part_stride;
   at.partial = call.partial == nullptr ? nullptr : call.partial + item * call.shape.queries * width;
-  return at;
 }
 
 // lse to base 2 and delta of every query; +infinity and 0 in the rows that fill the last block, so that P is 0 there.
@@ -126,6 +128,22 @@ struct KeyGradients {
   bool valid[2];
 };
 
+// scores += bias^T to base 2, where the key is valid.
+template <class E>
+EOKIT_DEVICE void add_bias(float (&p)[kQueries / 8][4], const AttentionBackward<E>& call, const float* bias,
+                           const bool (&valid)[2], int key, int query, int lane) {
+  const int row = static_cast<int>(call.bias.row);
+#pragma unroll
+  for (int n = 0; n < kQueries / 8; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int j = key + row_of(lane) + e / 2 * 8, i = query + n * 8 + column_of(lane) + e % 2;
+      if (valid[e / 2] && i < call.shape.queries) p[n][e] += kLog2E * bias[j * row + i];
+    }
+    keep_order();
+  }
+}
+
 // K Q^T becomes P^T: rows are keys from `key` on, columns queries from `query` on.
 template <class E>
 EOKIT_DEVICE void weigh(float (&p)[kQueries / 8][4], const AttentionBackward<E>& call, const BackwardItem<E>& at,
@@ -134,13 +152,13 @@ EOKIT_DEVICE void weigh(float (&p)[kQueries / 8][4], const AttentionBackward<E>&
 #pragma unroll
   for (int n = 0; n < kQueries / 8; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int64_t j = key + row_of(lane) + e / 2 * 8;
-      const int i = query + n * 8 + column_of(lane) + e % 2;
-      const bool biased = at.bias != nullptr && valid[e / 2] && i < call.shape.queries;
-      const float added = biased ? kLog2E * at.bias[j * call.bias.row + i] : 0.0f;
-      p[n][e] = valid[e / 2] ? power_of_two(p[n][e] * scale + added - lse[i]) : 0.0f;
-    }
+    for (int e = 0; e < 4; ++e) p[n][e] *= scale;
+  if (at.bias != nullptr) add_bias(p, call, at.bias, valid, key, query, lane);
+#pragma unroll
+  for (int n = 0; n < kQueries / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      p[n][e] = valid[e / 2] ? power_of_two(p[n][e] - lse[query + n * 8 + column_of(lane) + e % 2]) : 0.0f;
 }
 
 // dP^T becomes dS^T = P^T (dP^T - delta).
@@ -154,15 +172,18 @@ EOKIT_DEVICE void slope(float (&s)[kQueries / 8][4], const float (&p)[kQueries /
 template <class E>
 EOKIT_DEVICE void write_bias_gradient(const float (&s)[kQueries / 8][4], const AttentionBackward<E>& call, float* grad_bias,
                                       int key, int query, int lane) {
+  const int row = static_cast<int>(call.grad_bias.row);
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < kQueries / 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int j = key + row_of(lane) + e / 2 * 8, i = query + n * 8 + column_of(lane) + e % 2;
       if (j >= call.shape.keys || i >= call.shape.queries) continue;
-      float* to = grad_bias + j * call.grad_bias.row + i;
+      float* to = grad_bias + j * row + i;
       *to = call.part_stride == 0 ? s[n][e] : *to + s[n][e];
     }
+    keep_order();
+  }
 }
 
 template <class E>
@@ -197,9 +218,11 @@ template <int D, class E>
 EOKIT_DEVICE void write_query_gradient(const AttentionBackward<E>& call, const BackwardItem<E>& at,
                                        const BackwardTiles<E>& tiles, int key_tiles, int pass, int query, int lane, int warp) {
   constexpr int kHigh = kQueries / kTile;
+#pragma unroll 1
   for (int unit = warp; unit < kHigh * (D / kTile); unit += call.warps) {
     const int row = unit % kHigh * kTile, d = unit / kHigh * kTile;
     float sum[2][4] = {};
+#pragma unroll 2
     for (int j = 0; j < key_tiles; ++j) {
       uint32_t a[4], b[4];
       load_a_transposed(a, tiles.slopes + j * kTile * kSlopeRow + row, kSlopeRow, lane);
@@ -308,9 +331,9 @@ template <int D, int kHeld, class E>
 EOKIT_DEVICE void attention_backward_block(const AttentionBackward<E>& call, char* shared) {
   const AttentionShape& shape = call.shape;
   const int rows = query_blocks(shape.queries) * kQueries, held = call.warps * kHeld * kTile;
-  int64_t* coordinates = reinterpret_cast<int64_t*>(shared);
+  BackwardItem<E>& item = *reinterpret_cast<BackwardItem<E>*>(shared);
   BackwardTiles<E> tiles;
-  tiles.lse = reinterpret_cast<float*>(shared + kHeader);
+  tiles.lse = reinterpret_cast<float*>(shared + kBackwardHeader);
   tiles.delta = tiles.lse + rows;
   tiles.k = reinterpret_cast<E*>(tiles.delta + rows);
   tiles.v = tiles.k + held * (D + kPad);
@@ -321,15 +344,14 @@ EOKIT_DEVICE void attention_backward_block(const AttentionBackward<E>& call, cha
   const int64_t part = block_index() / blocks_of_part;
   const int head = static_cast<int>(block_index() % blocks_of_part), heads = call.heads_together ? shape.heads : 1;
   const int64_t until = (part + 1) * call.sequences / call.parts;
-  for (int64_t sequence = part * call.sequences / call.parts; sequence < until; ++sequence) {
-    sync_block();
-    if (thread_index() == 0) shape.leading.unravel(sequence, coordinates);
+  for (int64_t sequence = part * call.sequences / call.parts; sequence < until; ++sequence)
     for (int h = head; h < head + heads; ++h)
       for (int pass = 0; pass < call.passes; ++pass) {
         sync_block();  // nothing in shared memory is in use any more
-        backward_pass<D, kHeld>(call, backward_item(call, coordinates, sequence, h, part, D), tiles, pass);
+        if (thread_index() == 0 && pass == 0) find_item(item, call, sequence, h, part, D);
+        sync_block();
+        backward_pass<D, kHeld>(call, item, tiles, pass);
       }
-  }
 }
 
 }  // namespace eokit

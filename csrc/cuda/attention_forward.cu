@@ -14,7 +14,7 @@ constexpr int kWarps = 8;                       // in a block at most
 constexpr int64_t kSharedOfBlock = 80 * 1024;  // two blocks on every multiprocessor from sm_80 on
 
 template <int D, class E>
-__global__ void __launch_bounds__(kWarps* kWarp) attention_forward_kernel(const __grid_constant__ AttentionForward<E> call) {
+__global__ void __launch_bounds__(kWarps* kWarp, 1) attention_forward_kernel(const __grid_constant__ AttentionForward<E> call) {
   extern __shared__ __align__(16) char shared[];
   attention_forward_block<D>(call, shared);
 }

@@ -60,6 +60,8 @@ EOKIT_DEVICE uint32_t valid_keys(const bool* mask, int64_t row, int first, int k
   return ballot(key < keys && (mask == nullptr || mask[key * row]));
 }
 
+EOKIT_INLINE bool is_set(uint32_t low, uint32_t high, int key) { return ((key < 32 ? low : high) >> (key % 32) & 1u) != 0; }
+
 // s (16 queries, kKeys) = Q K^T over the first `tiles` tiles of keys.
 template <int D, class E>
 EOKIT_DEVICE void score(float (&s)[kKeys / 8][4], const uint32_t (&q)[D / kTile][4], const E* keys, int tiles, int lane) {
@@ -78,18 +80,29 @@ EOKIT_DEVICE void score(float (&s)[kKeys / 8][4], const uint32_t (&q)[D / kTile]
 }
 
 // Scores to base 2: scaled, with their bias, -infinity where the key is not valid. `bias` begins at the first key.
-EOKIT_DEVICE void finish_scores(float (&s)[kKeys / 8][4], const float* bias, int64_t bias_row, int first_query,
+EOKIT_DEVICE void finish_scores(float (&s)[kKeys / 8][4], const float* bias, int bias_row, int first_query,
                                 const AttentionShape& shape, uint32_t low, uint32_t high, int lane) {
   const float scale = shape.scale * kLog2E;
 #pragma unroll
   for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int key = n * 8 + column_of(lane) + e % 2, query = first_query + row_of(lane) + e / 2 * 8;
-      const bool valid = ((n < 4 ? low : high) >> (key % 32) & 1u) != 0;
-      const float added = valid && bias != nullptr && query < shape.queries ? kLog2E * bias[key * bias_row + query] : 0.0f;
-      s[n][e] = valid ? s[n][e] * scale + added : -INFINITY;
+    for (int e = 0; e < 4; ++e) s[n][e] *= scale;
+  if (bias != nullptr) {
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int key = n * 8 + column_of(lane) + e % 2, query = first_query + row_of(lane) + e / 2 * 8;
+        if (is_set(low, high, key) && query < shape.queries) s[n][e] += kLog2E * bias[key * bias_row + query];
+      }
+      keep_order();
     }
+  }
+#pragma unroll
+  for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (!is_set(low, high, n * 8 + column_of(lane) + e % 2)) s[n][e] = -INFINITY;
 }
 
 // The largest over the four lanes that share a row, and their sum.
@@ -224,7 +237,7 @@ EOKIT_DEVICE void attention_forward_block(const AttentionForward<E>& call, char*
         const uint32_t low = valid_keys(mask, call.mask.row, first_key, shape.keys, lane);
         const uint32_t high = valid_keys(mask, call.mask.row, first_key + 32, shape.keys, lane);
         const float* bias_here = bias == nullptr ? nullptr : bias + first_key * call.bias.row;
-        finish_scores(s, bias_here, call.bias.row, first_query, shape, low, high, lane);
+        finish_scores(s, bias_here, static_cast<int>(call.bias.row), first_query, shape, low, high, lane);
         soften(s, state);
         add_values(state, s, at + call.heads * tile_size, key_tiles, lane);
       }

@@ -78,6 +78,7 @@ inline void check_bias(const Tensor& bias_t, const AttentionShape& shape) {
   STD_TORCH_CHECK(bias_t.dim() == shape.leading.count + 3 && bias_t.size(last(bias_t)) == shape.queries &&
                       bias_t.size(last(bias_t) - 1) == shape.keys,
                   "bias_t: expected shape (..., H, Lk, Lq)");
+  STD_TORCH_CHECK(int64_t{shape.keys} * shape.queries < int64_t{1} << 31, "bias_t: expected Lk Lq < 2^31; use sdpa");
   for (int64_t d = 0; d < bias_t.dim() - 2; ++d) {
     const int64_t whole = d < shape.leading.count ? shape.leading.sizes[d] : shape.heads;
     STD_TORCH_CHECK(bias_t.size(d) == 1 || bias_t.size(d) == whole, "bias_t: expected 1 or ", whole,

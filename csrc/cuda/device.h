@@ -24,6 +24,9 @@ EOKIT_DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 EOKIT_DEVICE float power_of_two(float x) { return exp2f(x); }
 EOKIT_DEVICE float log_of(float x) { return logf(x); }
 
+// Loads after it are not moved before it: many at once cost registers that the kernels do not have.
+EOKIT_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
+
 // Two numbers rounded to E, the first in the lower half: an operand register of mma.
 EOKIT_DEVICE uint32_t pack(BFloat16, float low, float high) {
   const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);

@@ -80,6 +80,7 @@ template <int D, int kBytes, class E>
 EOKIT_DEVICE void stage_by(E* to, const StagedRows<E>& from, int rows) {
   constexpr int kChunk = kBytes / static_cast<int>(sizeof(E)), kChunks = D / kChunk;
   const int in_row = from.heads * kChunks;
+#pragma unroll 1
   for (int i = thread_index(); i < rows * in_row; i += block_threads()) {
     const int r = i / in_row, h = i % in_row / kChunks, d = i % kChunks * kChunk;
     const bool real = r < from.length && d < from.dim && (from.valid == nullptr || from.valid[r * from.valid_row]);
