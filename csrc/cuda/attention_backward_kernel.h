@@ -92,7 +92,7 @@ EOKIT_DEVICE void rows_by_rows(float (&c)[kQueries / 8][4], const E* rows, const
   for (int n = 0; n < kQueries / 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[n][e] = 0.0f;
-#pragma unroll
+#pragma unroll(D > 96 ? 2 : D / kTile)  // more would not fit into the registers beside dK and dV
   for (int k = 0; k < D / kTile; ++k) {
     uint32_t a[4];
     load_a(a, rows + k * kTile, D + kPad, lane);

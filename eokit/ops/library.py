@@ -20,7 +20,7 @@ from eokit.errors import SetupError, UsageError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_REPORT = PACKAGE / "_build_report.json"
-NAMES = ("reference", "sdpa", "cpu")
+NAMES = ("reference", "sdpa", "cpu", "cuda")
 
 # csrc/library.cpp says the same; tests/ops/test_library.py holds the two together.
 SCHEMAS = {
@@ -58,6 +58,7 @@ def backends() -> tuple[Backend, ...]:
         Backend("reference", True, "plain torch, any dtype and device"),
         Backend("sdpa", True, "torch.nn.functional.scaled_dot_product_attention on views"),
         Backend("cpu", COMPILED, _CPU_REASON),
+        Backend("cuda", CUDA_LIBRARY is not None, _CUDA_REASON),
     )
 
 
@@ -69,6 +70,8 @@ def default_backend() -> str | None:
         raise UsageError(f"EOKIT_BACKEND is {_REQUESTED!r}, expected one of {', '.join(NAMES)}")
     if _REQUESTED == "cpu":
         require_compiled("EOKIT_BACKEND=cpu")
+    if _REQUESTED == "cuda":
+        require_cuda("EOKIT_BACKEND=cuda")
     return _REQUESTED
 
 
@@ -105,6 +108,8 @@ def placement() -> dict[str, str]:
 
 def fall_back(name: str, implementation: Callable[..., Any]) -> None:
     """Let the op `eokit::name` run `implementation`, plain torch, where there is no kernel of ours."""
+    if CUDA_LOADED and COMPILED and name in CUDA_OPS:
+        return
     torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", implementation)
 
 
@@ -126,13 +131,47 @@ def require_compiled(wanted_by: str) -> None:
         raise SetupError(f"{wanted_by} needs the compiled CPU library, which is missing: {_CPU_REASON}")
 
 
+CUDA_OPS = ("attention_forward", "attention_backward", "invert_index", "map_rows", "sum_unmapped")
+"""The ops that csrc/cuda registers; attention in bfloat16 and float16."""
+
+
+def require_cuda(wanted_by: str) -> None:
+    """Raise SetupError if the CUDA kernels did not take over CUDA tensors when eokit was imported."""
+    if CUDA_LIBRARY is None:
+        raise SetupError(f"{wanted_by} needs the CUDA kernels, which are missing: {_CUDA_REASON}")
+    if not CUDA_LOADED:
+        raise SetupError(f"{wanted_by} needs EOKIT_BACKEND=cuda in the environment before eokit is imported")
+
+
+def _find_cuda() -> tuple[Path | None, str]:
+    """Where eokit/_C_cuda*.so is, and what it takes to run it; (None, why there is none)."""
+    found = sorted(PACKAGE.glob("_C_cuda.*so")) + sorted(PACKAGE.glob("_C_cuda.*pyd"))
+    if not found:
+        return None, _why_not_built("_C_cuda")
+    if torch.version.cuda is None:
+        return None, f"{found[0].name} is there, but this torch has no CUDA"
+    return found[0], f"kernels in {found[0].name}, which run if EOKIT_BACKEND=cuda is set; never run on a GPU so far"
+
+
+def _load_cuda() -> tuple[bool, Path | None, str]:
+    """Load eokit/_C_cuda*.so if EOKIT_BACKEND asks for it: it takes the place of other kernels for CUDA tensors."""
+    library, reason = _find_cuda()
+    if library is None or _REQUESTED != "cuda":
+        return False, library, reason
+    try:
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError) as error:
+        return False, None, f"{library.name} does not load: {str(error).splitlines()[0]}"
+    return True, library, f"kernels from {library.name}, never run on a GPU so far"
+
+
 def _load_compiled() -> tuple[bool, str]:
     """Load eokit/_C*.so into torch.ops; (True, where it is) or (False, why not)."""
     if _REQUESTED == "reference":
         return False, "not loaded, EOKIT_BACKEND=reference"
     found = sorted(PACKAGE.glob("_C.*so")) + sorted(PACKAGE.glob("_C.*pyd"))
     if not found:
-        return False, _why_not_built()
+        return False, _why_not_built("_C")
     try:
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
@@ -140,11 +179,12 @@ def _load_compiled() -> tuple[bool, str]:
     return True, f"{torch.ops.eokit.select_instruction_set('')} kernels from {found[0].name}"
 
 
-def _why_not_built() -> str:
+def _why_not_built(library: str) -> str:
     try:
-        reason = json.loads(BUILD_REPORT.read_text())["_C"]
+        reason = json.loads(BUILD_REPORT.read_text())[library]
     except (OSError, ValueError, KeyError):
-        reason = "it was never built; install eokit with a C++ compiler on the path"
+        compiler = "a CUDA build of torch and nvcc" if library == "_C_cuda" else "a C++ compiler"
+        reason = f"it was never built; install eokit with {compiler} on the path"
     return f"no compiled library in {PACKAGE}: {reason}"
 
 
@@ -153,3 +193,4 @@ COMPILED, _CPU_REASON = _load_compiled()
 if not COMPILED:
     for _name, _schema in SCHEMAS.items():
         torch.library.define(f"eokit::{_name}", _schema)
+CUDA_LOADED, CUDA_LIBRARY, _CUDA_REASON = _load_cuda()

@@ -59,6 +59,7 @@ struct Block {
 };
 
 inline Block* block = nullptr;
+inline bool backwards = false;  // whether the last thread goes first
 
 [[noreturn]] inline void fail(const char* what) {
   std::printf("emulator: %s (block %lld, thread %d)\n", what, static_cast<long long>(block->index), block->current);
@@ -115,7 +116,7 @@ inline void enter() {
   for (;;) give_way();
 }
 
-// Runs `body` as every thread of every block; `poison` prepares shared memory before each.
+// Runs `body` as every thread of every block, one block after another; `prepare` comes before each.
 inline void launch(int64_t blocks, int threads, const std::function<void()>& prepare, const std::function<void()>& body) {
   for (int64_t index = 0; index < blocks; ++index) {
     prepare();
@@ -135,7 +136,8 @@ inline void launch(int64_t blocks, int threads, const std::function<void()>& pre
     }
     for (bool left = true; left;) {
       left = false;
-      for (int i = 0; i < threads; ++i) {
+      for (int turn = 0; turn < threads; ++turn) {
+        const int i = backwards ? threads - 1 - turn : turn;
         if (state.fibres[i]->done) continue;
         state.current = i;
         swapcontext(&state.scheduler, &state.fibres[i]->context);

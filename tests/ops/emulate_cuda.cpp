@@ -74,10 +74,12 @@ struct Problem {
     if (c.masked)
       for (int s = 0; s < sequences; ++s)
         for (int j = 0; j < c.keys; ++j) mask[s * c.keys + j] = s > 0 && generator() % 3 > 0;  // the first: no key at all
-    if (c.masked)  // what is stored under the mask is never read
-      for (int s = 0; s < sequences; ++s)
-        for (int j = 0; j < c.keys; ++j)
-          for (int h = 0; h < c.heads && !mask[s * c.keys + j]; ++h) from_float(NAN, &k.data[k.place(s, j, h, 0)]), from_float(NAN, &v.data[v.place(s, j, h, 0)]);
+    for (int s = 0; s < sequences; ++s)
+      for (int j = 0; j < c.keys; ++j)
+        for (int h = 0; h < c.heads && !mask[s * c.keys + j]; ++h) {  // what is stored under the mask is never read
+          from_float(NAN, &k.data[k.place(s, j, h, 0)]);
+          from_float(NAN, &v.data[v.place(s, j, h, 0)]);
+        }
     bias.resize(size_t(bias_heads) * c.keys * c.queries);
     for (float& b : bias) b = normal();
     lse.assign(size_t(sequences) * c.heads * c.queries, NAN);
@@ -264,14 +266,19 @@ void run_tokens(const char* dtype, int dim) {
   const int batches = 3, sources = 7, rows = 11, places = 5;
   std::vector<Pack<E, 16 / sizeof(E)>> memory_of_all(4096);
   E* at = memory_of_all[0].at;
-  const auto take = [&](int count) { E* here = at; at += (count + 15) / 16 * 16; for (int i = 0; i < count; ++i) from_float(normal(), here + i); return here; };
+  const auto take = [&](int count) {
+    E* here = at;
+    at += (count + 15) / 16 * 16;
+    for (int i = 0; i < count; ++i) from_float(normal(), here + i);
+    return here;
+  };
   MapRows<E> call;
   call.batches = batches, call.rows = rows, call.sources = sources, call.dim = dim;
   call.source = take(batches * sources * dim), call.source_batch = sources * dim, call.source_row = dim;
   call.fill = take(dim), call.positions = take(places * dim), call.positions_rows = places;
   E* out = take(batches * rows * dim);
   call.out = out;
-  std::vector<int64_t> map(batches * rows, -1), index(batches * sources), inverse(batches * rows, -1);
+  std::vector<int64_t> map(batches * rows, -1), index(batches * sources);
   for (int b = 0; b < batches; ++b)
     for (int s = 0; s < sources; ++s) index[b * sources + s] = (s * 3 + b) % rows;
   const InvertIndex inversion{index.data(), batches, sources, rows, map.data()};
@@ -312,8 +319,9 @@ void run_tokens(const char* dtype, int dim) {
 }  // namespace
 }  // namespace eokit
 
-int main() {
+int main(int count, char** arguments) {
   using namespace eokit;
+  emulator::backwards = count > 1 && std::strcmp(arguments[1], "backwards") == 0;
   run_tokens<float, 4>("float32", 24);
   run_tokens<float, 1>("float32", 5);
   run_tokens<BFloat16, 8>("bfloat16", 40);

@@ -106,7 +106,7 @@ def test_a_library_that_is_not_there_is_told_with_the_reason_of_the_build(tmp_pa
     assert stdout, stderr
     close, found = json.loads(stdout)
     assert all(close)
-    cpu = found[-1]
+    cpu = {backend[0]: backend for backend in found}["cpu"]
     assert not cpu[1]
     assert cpu[2].endswith("the build failed: no compiler")
 
@@ -138,7 +138,7 @@ def test_the_reference_and_sdpa_are_always_there():
 
 def test_an_unknown_backend_in_the_environment_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(library, "_REQUESTED", "gpu")
-    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu"):
+    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu, cuda"):
         library.default_backend()
 
 
