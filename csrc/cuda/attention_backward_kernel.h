@@ -85,19 +85,19 @@ EOKIT_DEVICE void prepare_queries(const AttentionBackward<E>& call, const Backwa
   }
 }
 
-// c (16, 32) = the 16 rows at `rows` times the 32 at `columns`, over D.
-template <int D, class E>
-EOKIT_DEVICE void rows_by_rows(float (&c)[kQueries / 8][4], const E* rows, const E* columns, int lane) {
+// c (16, 8 N) = the 16 rows at `rows` times the 8 N at `columns`, over D.
+template <int D, int N, class E>
+EOKIT_DEVICE void rows_by_rows(float (&c)[N][4], const E* rows, const E* columns, int lane) {
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[n][e] = 0.0f;
-#pragma unroll(D > 96 ? 2 : D / kTile)  // more would not fit into the registers beside dK and dV
+#pragma unroll
   for (int k = 0; k < D / kTile; ++k) {
     uint32_t a[4];
     load_a(a, rows + k * kTile, D + kPad, lane);
 #pragma unroll
-    for (int n = 0; n < kQueries / kTile; ++n) {
+    for (int n = 0; n < N / 2; ++n) {
       uint32_t b[4];
       load_b_of_columns(b, columns + n * kTile * (D + kPad) + k * kTile, D + kPad, lane);
       multiply_add_two<E>(c[2 * n], c[2 * n + 1], a, b);
@@ -105,11 +105,11 @@ EOKIT_DEVICE void rows_by_rows(float (&c)[kQueries / 8][4], const E* rows, const
   }
 }
 
-// sum (16, D) += x (16, 32), rounded, times the 32 rows at `rows`.
-template <int D, class E>
-EOKIT_DEVICE void add_product(float (&sum)[D / 8][4], const float (&x)[kQueries / 8][4], const E* rows, int lane) {
+// sum (16, D) += x (16, 8 N), rounded, times the 8 N rows at `rows`.
+template <int D, int N, class E>
+EOKIT_DEVICE void add_product(float (&sum)[D / 8][4], const float (&x)[N][4], const E* rows, int lane) {
 #pragma unroll
-  for (int k = 0; k < kQueries / kTile; ++k) {
+  for (int k = 0; k < N / 2; ++k) {
     uint32_t a[4];
     round_to_a<E>(a, x[2 * k], x[2 * k + 1]);
 #pragma unroll
@@ -129,12 +129,12 @@ struct KeyGradients {
 };
 
 // scores += bias^T to base 2, where the key is valid.
-template <class E>
-EOKIT_DEVICE void add_bias(float (&p)[kQueries / 8][4], const AttentionBackward<E>& call, const float* bias,
+template <int N, class E>
+EOKIT_DEVICE void add_bias(float (&p)[N][4], const AttentionBackward<E>& call, const float* bias,
                            const bool (&valid)[2], int key, int query, int lane) {
   const int row = static_cast<int>(call.bias.row);
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n) {
+  for (int n = 0; n < N; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int j = key + row_of(lane) + e / 2 * 8, i = query + n * 8 + column_of(lane) + e % 2;
@@ -145,36 +145,37 @@ EOKIT_DEVICE void add_bias(float (&p)[kQueries / 8][4], const AttentionBackward<
 }
 
 // K Q^T becomes P^T: rows are keys from `key` on, columns queries from `query` on.
-template <class E>
-EOKIT_DEVICE void weigh(float (&p)[kQueries / 8][4], const AttentionBackward<E>& call, const BackwardItem<E>& at,
+template <int N, class E>
+EOKIT_DEVICE void weigh(float (&p)[N][4], const AttentionBackward<E>& call, const BackwardItem<E>& at,
                         const float* lse, const bool (&valid)[2], int key, int query, int lane) {
   const float scale = call.shape.scale * kLog2E;
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) p[n][e] *= scale;
   if (at.bias != nullptr) add_bias(p, call, at.bias, valid, key, query, lane);
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       p[n][e] = valid[e / 2] ? power_of_two(p[n][e] - lse[query + n * 8 + column_of(lane) + e % 2]) : 0.0f;
 }
 
 // dP^T becomes dS^T = P^T (dP^T - delta).
-EOKIT_DEVICE void slope(float (&s)[kQueries / 8][4], const float (&p)[kQueries / 8][4], const float* delta, int query, int lane) {
+template <int N>
+EOKIT_DEVICE void slope(float (&s)[N][4], const float (&p)[N][4], const float* delta, int query, int lane) {
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) s[n][e] = p[n][e] * (s[n][e] - delta[query + n * 8 + column_of(lane) + e % 2]);
 }
 
-template <class E>
-EOKIT_DEVICE void write_bias_gradient(const float (&s)[kQueries / 8][4], const AttentionBackward<E>& call, float* grad_bias,
+template <int N, class E>
+EOKIT_DEVICE void write_bias_gradient(const float (&s)[N][4], const AttentionBackward<E>& call, float* grad_bias,
                                       int key, int query, int lane) {
   const int row = static_cast<int>(call.grad_bias.row);
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n) {
+  for (int n = 0; n < N; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int j = key + row_of(lane) + e / 2 * 8, i = query + n * 8 + column_of(lane) + e % 2;
@@ -186,10 +187,10 @@ EOKIT_DEVICE void write_bias_gradient(const float (&s)[kQueries / 8][4], const A
   }
 }
 
-template <class E>
-EOKIT_DEVICE void keep_slopes(E* slopes, const float (&s)[kQueries / 8][4], int lane) {
+template <int N, class E>
+EOKIT_DEVICE void keep_slopes(E* slopes, const float (&s)[N][4], int lane) {
 #pragma unroll
-  for (int n = 0; n < kQueries / 8; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       E* to = slopes + (row_of(lane) + h * 8) * kSlopeRow + n * 8 + column_of(lane);
@@ -197,20 +198,26 @@ EOKIT_DEVICE void keep_slopes(E* slopes, const float (&s)[kQueries / 8][4], int 
     }
 }
 
-// One warp: 16 keys against one block of queries.
+// One warp: 16 keys against one block of queries; from 96 features on in halves, whose P and dS fit into the registers
+// beside dK and dV.
 template <int D, class E>
 EOKIT_DEVICE void add_queries(KeyGradients<D>& grad, const AttentionBackward<E>& call, const BackwardItem<E>& at,
                               const BackwardTiles<E>& tiles, const E* q, const E* grad_out, int local, int key, int query,
                               int lane) {
-  float p[kQueries / 8][4], s[kQueries / 8][4];
-  rows_by_rows<D>(p, tiles.k + local * (D + kPad), q, lane);
-  weigh(p, call, at, tiles.lse, grad.valid, key, query, lane);
-  rows_by_rows<D>(s, tiles.v + local * (D + kPad), grad_out, lane);
-  slope(s, p, tiles.delta, query, lane);
-  if (at.grad_bias != nullptr) write_bias_gradient(s, call, at.grad_bias, key, query, lane);
-  keep_slopes(tiles.slopes + local * kSlopeRow, s, lane);
-  add_product<D>(grad.v, p, grad_out, lane);
-  add_product<D>(grad.k, s, q, lane);
+  constexpr int kSpan = D > 64 ? kTile : kQueries;
+#pragma unroll 1
+  for (int first = 0; first < kQueries; first += kSpan) {
+    float p[kSpan / 8][4], s[kSpan / 8][4];
+    const E *q_rows = q + first * (D + kPad), *grad_rows = grad_out + first * (D + kPad);
+    rows_by_rows<D>(p, tiles.k + local * (D + kPad), q_rows, lane);
+    weigh(p, call, at, tiles.lse, grad.valid, key, query + first, lane);
+    rows_by_rows<D>(s, tiles.v + local * (D + kPad), grad_rows, lane);
+    slope(s, p, tiles.delta, query + first, lane);
+    if (at.grad_bias != nullptr) write_bias_gradient(s, call, at.grad_bias, key, query + first, lane);
+    keep_slopes(tiles.slopes + local * kSlopeRow + first, s, lane);
+    add_product<D>(grad.v, p, grad_rows, lane);
+    add_product<D>(grad.k, s, q_rows, lane);
+  }
 }
 
 // dQ of a block of queries over the keys of a pass: (16 queries, 16 features) a warp at a time.
@@ -222,9 +229,10 @@ EOKIT_DEVICE void write_query_gradient(const AttentionBackward<E>& call, const B
   for (int unit = warp; unit < kHigh * (D / kTile); unit += call.warps) {
     const int row = unit % kHigh * kTile, d = unit / kHigh * kTile;
     float sum[2][4] = {};
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < key_tiles; ++j) {
       uint32_t a[4], b[4];
+      keep_order();
       load_a_transposed(a, tiles.slopes + j * kTile * kSlopeRow + row, kSlopeRow, lane);
       load_b_of_rows(b, tiles.k + j * kTile * (D + kPad) + d, D + kPad, lane);
       multiply_add_two<E>(sum[0], sum[1], a, b);

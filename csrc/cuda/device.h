@@ -24,8 +24,15 @@ EOKIT_DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 EOKIT_DEVICE float power_of_two(float x) { return exp2f(x); }
 EOKIT_DEVICE float log_of(float x) { return logf(x); }
 
-// Loads after it are not moved before it: many at once cost registers that the kernels do not have.
-EOKIT_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
+// Loads after it are not moved before it, by ptxas neither: many at once cost registers that the kernels do not have.
+// Called by whole warps.
+EOKIT_DEVICE void keep_order() { __syncwarp(); }
+
+// x, of which the compiler knows nothing: what is computed from it is not kept in registers around a loop.
+EOKIT_DEVICE int computed_here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // Two numbers rounded to E, the first in the lower half: an operand register of mma.
 EOKIT_DEVICE uint32_t pack(BFloat16, float low, float high) {

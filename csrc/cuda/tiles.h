@@ -81,7 +81,7 @@ EOKIT_DEVICE void stage_by(E* to, const StagedRows<E>& from, int rows) {
   constexpr int kChunk = kBytes / static_cast<int>(sizeof(E)), kChunks = D / kChunk;
   const int in_row = from.heads * kChunks;
 #pragma unroll 1
-  for (int i = thread_index(); i < rows * in_row; i += block_threads()) {
+  for (int i = computed_here(thread_index()); i < rows * in_row; i += block_threads()) {
     const int r = i / in_row, h = i % in_row / kChunks, d = i % kChunks * kChunk;
     const bool real = r < from.length && d < from.dim && (from.valid == nullptr || from.valid[r * from.valid_row]);
     E* into = to + (h * rows + r) * (D + kPad) + d;

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: they compile for both architectures without spills, and compute what they should on an
+"""The CUDA kernels without a GPU: they compile for both architectures without spills, and compute the right numbers on an
 emulator of warps (cuda_emulator.h)."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SOURCES = sorted((REPOSITORY / "csrc/cuda").glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90")
 NVCC, GXX = shutil.which("nvcc"), shutil.which("g++")
 TORCH = Path(torch.__file__).parent / "include"
-FLAGS = "-c -std=c++20 -O3 -Xptxas -v,-warn-spills -DUSE_CUDA -DTORCH_STABLE_ONLY".split()
+FLAGS = ["-c", "-std=c++20", "-O3", "-Xptxas", "-v,-warn-spills", "-DUSE_CUDA", "-DTORCH_STABLE_ONLY"]
 TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # setup.py builds with it
 
 # What ptxas -v says of one kernel.
