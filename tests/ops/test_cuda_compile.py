@@ -1,5 +1,5 @@
-"""The CUDA kernels without a GPU: they compile for both architectures without spills, and compute the right numbers on an
-emulator of warps (cuda_emulator.h)."""
+"""The CUDA kernels without a GPU: for both architectures they compile without spills, and on an emulator of warps
+(cuda_emulator.h) they compute the right numbers."""
 
 from __future__ import annotations
 
