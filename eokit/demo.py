@@ -27,12 +27,13 @@ from eokit.evaluation.protocols import EvaluateSettings, evaluate
 from eokit.evaluation.report import Report
 from eokit.files import writing
 from eokit.mapping.predict import PredictSettings, predict
+from eokit.mapping.summary import MapResult
 from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune
 from eokit.training.pretrain import PretrainSettings, pretrain
 from eokit.training.settings import LoopSettings
 from eokit.viz.confusion import draw_confusion
 from eokit.viz.curves import draw_curves
-from eokit.viz.page import Section, write_page
+from eokit.viz.page import Picture, Section, write_page
 from eokit.viz.quicklook import draw_quicklook
 from eokit.viz.scores import draw_scores
 
@@ -171,7 +172,7 @@ def _finetune(chain: Chain) -> None:
     chain.reports["fine-tuned"] = evaluate(_evaluation(chain, bundle=chain.path("crops"), protocol="finetuned"))
 
 
-def _map(chain: Chain) -> list[Any]:
+def _map(chain: Chain) -> list[MapResult]:
     settings = PredictSettings(
         bundle=chain.path("crops"),
         source=chain.path("season.zarr"),
@@ -183,7 +184,7 @@ def _map(chain: Chain) -> list[Any]:
     return predict(settings)
 
 
-def _page(chain: Chain, maps: list[Any]) -> Path:
+def _page(chain: Chain, maps: list[MapResult]) -> Path:
     store = Store.open(chain.path("season.zarr"))
     quicklook = draw_quicklook(store, chain.path("season.png"))
     scores = draw_scores(chain.reports, chain.path("scores.png"), title="Test fold of the synthetic season")
@@ -194,20 +195,46 @@ def _page(chain: Chain, maps: list[Any]) -> Path:
     tables = "\n\n".join(report.table() for report in chain.reports.values())
     spent = "\n".join(f"{seconds:6.1f} s  {title}" for title, seconds in chain.seconds.items())
     sections = [
-        Section("The season", ["Two places, five folds; the last is the test fold."], pictures=[quicklook]),
+        Section(
+            "The season",
+            ["Two places, five folds; the last is the test fold."],
+            pictures=[Picture(quicklook, SEASON_ALT)],
+        ),
         Section(
             "Pretraining without labels",
             ["The student sees each series with whole parcels hidden and predicts its teacher's features there."],
-            pictures=[chain.path("pretrained.png")],
+            pictures=[Picture(chain.path("pretrained.png"), CURVES_ALT)],
         ),
-        Section("Scores", [SCORES_NOTE], pictures=[scores, confusion]),
-        Section("The map", ["The test fold, drawn by the fine-tuned model."], pictures=[one.picture for one in maps]),
+        Section(
+            "Scores", [SCORES_NOTE], pictures=[Picture(scores, _scores_alt(chain)), Picture(confusion, CONFUSION_ALT)]
+        ),
+        Section(
+            "The map",
+            ["The test fold, drawn by the fine-tuned model."],
+            pictures=[Picture(one.picture, _map_alt(one)) for one in maps],
+        ),
         Section("All figures", block=tables),
         Section("Time, and the commands behind each step", block=f"{spent}\n\n{_commands(chain)}"),
     ]
     return write_page(chain.path(PAGE), "eokit demo: from a season to a crop map", WARNING, sections)
 
 
+def _scores_alt(chain: Chain) -> str:
+    scores = ", ".join(f"{name} {100 * report.scores['miou']:.1f} %" for name, report in chain.reports.items())
+    return f"Bars of mIoU, overall accuracy and macro F1 on the test fold; mIoU: {scores}"
+
+
+def _map_alt(result: MapResult) -> str:
+    largest = ", ".join(f"{one.name} {one.share:.0%}" for one in result.classes[:3])
+    return (
+        "Patches of the test fold side by side: the image in true colour, the labels, the map of classes and its"
+        f" confidence; the largest classes are {largest}"
+    )
+
+
+SEASON_ALT = "One patch on five dates of the season with its labels; below, the NDVI of each class through the season"
+CURVES_ALT = "Curves of the pretraining by step: loss, learning rate and the figures that would show a collapse"
+CONFUSION_ALT = "Confusion matrix of the fine-tuned model: for each true class, the shares of the predicted classes"
 SCORES_NOTE = (
     "Bars: scores on the test fold; black lines: 95 % bootstrap intervals over its patches. The probes fit one linear"
     " layer on fixed features; 'random weights' is the same encoder before any training; the random forest sees the"

@@ -113,9 +113,11 @@ def _build_outcome(report: Path) -> str:
 
 
 def _ops() -> dict[str, str]:
+    import torch
+
     from eokit.ops import placement
 
-    return placement()
+    return placement("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _gdal() -> dict[str, Any]:

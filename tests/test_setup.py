@@ -17,7 +17,15 @@ CHECKOUT = Path(__file__).parents[1]
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """The least of a checkout that setup.py works on."""
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "eokit/__init__.py", "cli/__init__.py"):
+    for name in (
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "eokit/__init__.py",
+        "cli/__init__.py",
+        "benchmarks/__init__.py",
+    ):
         (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CHECKOUT / name, tmp_path / "checkout" / name)
     return tmp_path / "checkout"

@@ -103,11 +103,19 @@ AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, 
 
 int64_t items_of(const AttentionShape& shape) { return shape.leading.total() * shape.heads; }
 
-// Spreads the items over torch's threads; a thread gets at least some 50 microseconds of work.
+// Spreads the items, or `parts` of each, over torch's threads; a thread gets at least some 50 microseconds of work.
 template <class Kernel>
-void spread(const AttentionShape& shape, const Kernel& kernel) {
-  const int64_t work = std::max<int64_t>(shape.queries * shape.keys, 1) * std::max<int64_t>(shape.dim, 1);
-  torch::stable::parallel_for(0, items_of(shape), std::max<int64_t>(1, 500000 / work), kernel);
+void spread(const AttentionShape& shape, int64_t parts, const Kernel& kernel) {
+  const int64_t work = std::max<int64_t>(shape.queries * shape.keys, 1) * std::max<int64_t>(shape.dim, 1) / parts;
+  torch::stable::parallel_for(0, items_of(shape) * parts, std::max<int64_t>(1, 500000 / std::max<int64_t>(work, 1)),
+                              kernel);
+}
+
+// How many parts the queries of an item are split into: one, unless the items are fewer than the threads could do with.
+int64_t parts_of_items(const AttentionShape& shape) {
+  const int64_t items = items_of(shape), wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;
+  return std::clamp<int64_t>((wanted + items - 1) / std::max<int64_t>(items, 1), 1, std::max<int64_t>(panels, 1));
 }
 
 std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask,
@@ -129,7 +137,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
     call.out = output<E>(out);
     call.lse = lse.mutable_data_ptr<float>();
     const auto run = attention_kernels_of(element).forward;
-    spread(shape, [&](int64_t begin, int64_t end) { run(call, begin, end); });
+    call.parts = parts_of_items(shape);
+    spread(shape, call.parts, [&](int64_t begin, int64_t end) { run(call, begin, end); });
   });
   return {out, lse};
 }
@@ -172,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
         kernels.backward(mine, begin, end);
       });
     else
-      spread(shape, [&](int64_t begin, int64_t end) { kernels.backward(call, begin, end); });
+      spread(shape, 1, [&](int64_t begin, int64_t end) { kernels.backward(call, begin, end); });
   });
   return {grad_q, grad_k, grad_v, grad_bias_t};
 }

@@ -5,6 +5,9 @@
 
 namespace eokit {
 
+constexpr int64_t kPanel = 64;   // queries that go through a kernel at once
+constexpr int64_t kBlock = 192;  // keys: 192 x 64 scores are 48 KiB
+
 // One call: S sequences (the leading dimensions) of H heads; an item is one head of one sequence, heads fastest.
 struct AttentionShape {
   Leading leading;
@@ -24,6 +27,7 @@ struct AttentionForward {
   KeyMask mask;
   Sequences<const float> bias;  // transposed, (..., H, Lk, Lq), stride 0 where it is shared; data == nullptr: none
   Sequences<E> out;
+  int64_t parts = 1;     // that the queries of an item are split into; a part of an item is what a thread takes
   float* lse = nullptr;  // (..., H, Lq) contiguous: log of the sum of exp(scores); +inf where no key is valid
 };
 
@@ -38,8 +42,8 @@ struct AttentionBackward {
   Sequences<float> grad_bias;  // is added to, like bias; data == nullptr: not wanted
 };
 
-// Both work on the items begin <= item < end. Items share nothing but grad_bias, so the result is the same however they
-// are spread.
+// Forward works on the parts begin <= item * parts + part < end, backward on the items begin <= item < end. They share
+// nothing but grad_bias, so the result is the same however they are spread.
 template <class E>
 struct KernelPair {
   void (*forward)(const AttentionForward<E>& problem, int64_t begin, int64_t end);

@@ -26,9 +26,6 @@
 namespace eokit {
 namespace {
 
-constexpr int64_t kPanel = 64;   // queries
-constexpr int64_t kBlock = 192;  // keys: 192 x 64 scores are 48 KiB
-
 // Length of the next of equal parts of `left` items when no part may exceed `most`; whole units but for the last.
 EOKIT_INLINE int64_t next_part(int64_t left, int64_t most, int64_t unit = 1) {
   const int64_t parts = (left + most - 1) / most;
@@ -182,18 +179,22 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* sum = scratch.take(wide);
   float* decay = scratch.take(wide);
 
-  for (int64_t item = begin; item < end; ++item) {
+  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t item = unit / call.parts, part = unit % call.parts;
+    const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
+    const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
     walk.go_to(item);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
-      zero(walk.queries(call.out, 0, shape.queries));
-      for (int64_t i = 0; i < shape.queries; ++i) lse[i] = std::numeric_limits<float>::infinity();
+      zero(walk.queries(call.out, start, until - start));
+      for (int64_t i = start; i < until; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
-    for (int64_t first = 0, length; first < shape.queries; first += length) {
-      length = next_part(shape.queries - first, kPanel);
+    for (int64_t index = panel_begin; index < panel_end; ++index) {
+      const int64_t first = index * shape.queries / panels, length = (index + 1) * shape.queries / panels - first;
       const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth;
       const auto q = walk.queries(call.q, first, length);
       if constexpr (sizeof(E) == sizeof(float))

@@ -22,14 +22,14 @@ from eokit import __version__
 from eokit.errors import UsageError
 from eokit.mapping.cog import confidence_path, read_tags, write_class_map, write_confidence
 from eokit.mapping.inference import Predictor, Prepared, prepare, probabilities, read_ahead
-from eokit.mapping.picture import views_of
+from eokit.mapping.picture import shown_of, views_of
 from eokit.mapping.progress_file import PartialMap
 from eokit.mapping.scene import SYNTHETIC_TAG, Area
 from eokit.mapping.summary import ClassArea, MapResult, class_areas, tally
 from eokit.mapping.tiles import Blender, Strip, Tile, batches, blend_weights, plan_strips
 from eokit.progress import Progress
 from eokit.viz.colors import class_colors
-from eokit.viz.map import UNSEEN, LegendEntry, draw_map
+from eokit.viz.map import UNSEEN, Legend, LegendEntry, View, draw_map
 
 PIXEL_DATES = 1 << 20
 """Pixels x dates of a batch of automatic size: 64 dates of one tile of 128 px, or 8 dates of 8 tiles."""
@@ -85,8 +85,8 @@ def draw(predictor: Predictor, area: Area, out: Path, plan: Plan) -> MapResult:
         partial.remove()
     result = _result(predictor, area, out, whole, work)
     views = views_of(area, out, strips[-1].bottom)
-    legend = _legend(result.classes, predictor.classes, colours)
-    draw_map(result.picture, views, legend, out.name, result.synthetic)
+    legend = _legend(result.classes, predictor.classes, colours, area, views)
+    draw_map(result.picture, views, legend, _title(predictor, area, out, views), result.synthetic)
     return result
 
 
@@ -190,8 +190,27 @@ def crs_name(area: Area) -> str:
     return CRS.from_user_input(area.crs).to_string()
 
 
+def _title(predictor: Predictor, area: Area, out: Path, views: Sequence[View]) -> str:
+    where = ", ".join(filter(None, (area.name, crs_name(area), shown_of(area, views))))
+    return f"{out.name}: {predictor.label} classes by {predictor.name}\n{where}"
+
+
 def _legend(
-    areas: Sequence[ClassArea], classes: Sequence[str], colours: Sequence[tuple[int, int, int]]
-) -> list[LegendEntry]:
+    areas: Sequence[ClassArea],
+    classes: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    area: Area,
+    views: Sequence[View],
+) -> Legend:
+    """The classes of the map with their shares of it, then those that only the labels in the picture have."""
     numbers = {name: number for number, name in enumerate(classes)}
-    return [LegendEntry(numbers[one.name], one.name, colours[numbers[one.name]], one.share) for one in areas]
+    entries = [LegendEntry(numbers[one.name], one.name, colours[numbers[one.name]], one.share) for one in areas]
+    mapped = {entry.number for entry in entries}
+    labelled = {int(number) for view in views if view.truth is not None for number in np.unique(view.truth)}
+    entries += [
+        LegendEntry(number, classes[number], colours[number], None)
+        for number in sorted(labelled - mapped)
+        if number < len(classes)
+    ]
+    patches = f"\n(all {len(area.scenes)} patches)" if len(views) < len(area.scenes) else ""
+    return Legend(f"share of the whole map{patches}", entries)

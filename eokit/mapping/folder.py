@@ -81,6 +81,7 @@ def _area(
         identity,
         synthetic,
         tuple(dict.fromkeys(notes)),
+        name=Path(scene.name).resolve().name,
     )
 
 

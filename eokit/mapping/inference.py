@@ -38,6 +38,7 @@ class Predictor:
     identity: tells the model from any other one.
     dates, size: dates and pixels (along an edge) of the samples that the model learned from, None: any.
     learned: the bundle's provenance, what the model learned from.
+    name: what a picture calls it. label: the layer whose classes it learned.
     """
 
     model: Callable[[Batch], tuple[Tensor, Tensor]]
@@ -50,6 +51,8 @@ class Predictor:
     dates: int | None = None
     size: int | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "model"
+    label: str = "semantic"
 
 
 def load_predictor(path: Path, device: str = "auto") -> Predictor:
@@ -69,7 +72,15 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         learned=bundle.provenance,
         dates=model.task.dates,
         size=model.task.size,
+        name=_name(folder),
+        label=model.task.label,
     )
+
+
+def _name(folder: Path) -> str:
+    """The folder of the bundle, or of its run where the bundle is called nothing but `bundle`."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "bundle" else folder.name
 
 
 def _digest(folder: Path) -> str:

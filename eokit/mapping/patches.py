@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.store import Store
 from eokit.errors import DataError
-from eokit.mapping.scene import Area, Placed, Window
+from eokit.mapping.scene import Area, Placed, ReadTruth, Window
 from eokit.tasks.inputs import match_inputs
 
 LARGEST = 2_000_000_000
@@ -38,12 +39,37 @@ class PatchScene:
         rows, columns = (window.top, window.top + window.height), (window.left, window.left + window.width)
         return self._store.read(modality, self._sample, dates, (*rows, *columns))
 
+    def read_truth(self, label: str, window: Window) -> np.ndarray:
+        """(h, w) ids of a label layer."""
+        rows, columns = (window.top, window.top + window.height), (window.left, window.left + window.width)
+        return self._store.read_label(label, self._sample, (*rows, *columns))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a map shows: the label layer that the model learned, and the names of its classes by id."""
+
+    label: str
+    classes: tuple[str, ...]
+
+    def truth(self, scene: PatchScene, store: Store) -> ReadTruth | None:
+        """The reader of the labels of `scene`; None where the store has no such layer on the scene's grid."""
+        spec = store.labels.get(self.label)
+        if spec is None or spec.classes != self.classes or spec.shape != (scene.height, scene.width):
+            return None
+        return partial(scene.read_truth, self.label)
+
 
 def open_store(
-    path: Path, preprocessing: Preprocessing, folds: Sequence[int] | None = None, limit: int | None = None
+    path: Path,
+    preprocessing: Preprocessing,
+    folds: Sequence[int] | None = None,
+    limit: int | None = None,
+    shown: Shown | None = None,
 ) -> list[Area]:
     """One area per coordinate system of the chosen samples, read in the scale and nodata of the store.
 
+    shown: with the labels of the samples where they are of the same layer and classes.
     DataError: samples without a place on a grid. WeightsError: modalities or bands that are not the model's.
     """
     store = Store.open(path)
@@ -63,11 +89,11 @@ def open_store(
             )
         groups.setdefault(where.crs, []).append(sample)
     short = {store.where(sample).crs for sample in left_out}
-    areas = [_mosaic(store, crs, row, preprocessing) for crs, row in sorted(groups.items())]
+    areas = [_mosaic(store, crs, row, preprocessing, shown) for crs, row in sorted(groups.items())]
     return [replace(area, notes=tuple(notes), limited=area.crs in short) for area in areas]
 
 
-def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Preprocessing) -> Area:
+def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Preprocessing, shown: Shown | None) -> Area:
     grids = np.array([store.where(sample).transform for sample in samples], np.float64)[:, :6]
     a, b, _, d, e, _ = grids[0]
     for sample, grid in zip(samples, grids, strict=True):
@@ -86,13 +112,15 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Prepr
             f"{store.path}: the samples in {crs} span {size[0]:,} x {size[1]:,} pixels, at most {LARGEST:,} are drawn"
             " as one map; choose fewer (--folds, --limit)"
         )
+    patches = [PatchScene(store, sample, preprocessing) for sample in samples]
     scenes = tuple(
-        Placed(PatchScene(store, sample, preprocessing), int(row), int(column))
-        for sample, row, column in zip(samples, rows, columns, strict=True)
+        Placed(patch, int(row), int(column), shown.truth(patch, store) if shown else None)
+        for patch, row, column in zip(patches, rows, columns, strict=True)
     )
     ids = [store.ids[sample] for sample in samples]
     identity = {"store": store.dataset, "content": _digest(store), "samples": ids}
-    return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic)
+    name = str(store.attributes["title"])
+    return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, name=name)
 
 
 def _digest(store: Store) -> str:

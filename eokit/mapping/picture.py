@@ -1,21 +1,20 @@
-"""What the PNG beside a map shows: the finished maps and the clearest date, thinned out for `eokit.viz.map`."""
+"""What the PNG beside a map shows: maps, labels and the clearest date, thinned out for `eokit.viz.map`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from eokit.data.preprocessing import NODATA
-from eokit.data.spec import ModalitySpec
+from eokit.mapping.clearest import Look, clearest_dates, true_colour
 from eokit.mapping.cog import confidence_path
 from eokit.mapping.names import EPOCH
-from eokit.mapping.scene import Area, Placed, Scene, Window, pixel_sides
-from eokit.viz.map import UNSEEN_COLOUR, View
-from eokit.viz.series import find_bands
+from eokit.mapping.scene import Area, Placed, Window, is_south, pixel_sides
+from eokit.viz.map import UNSEEN, UNSEEN_COLOUR, View
 
 LONGEST = 900
 """Pixels along the longer side of a picture's image."""
@@ -24,39 +23,84 @@ DENSE = 0.25
 EXAMPLES = 4
 BAND_ROWS = 256
 """Rows read at once for the true colour."""
-PROBES = 4
-"""The clearest date is looked for in PROBES x PROBES windows of PROBE pixels."""
-PROBE = 48
 
 
-class TrueColour(NamedTuple):
-    """Which bands of which modality are red, green and blue; `nodata`: its value of unseen pixels."""
+@dataclass(frozen=True)
+class Cutting:
+    """A part of the map as the picture shows it: every `thin`-th pixel of `window`, (h, w) `size` of them."""
 
-    modality: str
-    bands: tuple[int, int, int]
-    nodata: int | None
+    title: str
+    window: Window
+    thin: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a scene that lies in a cutting: `inside` in the scene's pixels, `rows`, `columns` of the cutting."""
+
+    placed: Placed
+    inside: Window
+    rows: slice
+    columns: slice
 
 
 def views_of(area: Area, out: Path, bottom: int) -> list[View]:
-    """The whole map down to row `bottom`, or a few samples where they lie far apart."""
+    """The whole map down to row `bottom`, or a few samples where they lie far apart; all stretched alike."""
+    cuttings = _cuttings(area, bottom)
+    pieces = [_pieces(area.scenes, cutting) for cutting in cuttings]
+    images = _true_colours(cuttings, pieces, is_south(area))
+    return [_view(area, out, *parts) for parts in zip(cuttings, pieces, images, strict=True)]
+
+
+def shown_of(area: Area, views: Sequence[View]) -> str:
+    """How much of the map the views show, in words: `4 of 8 patches`; empty for a single scene."""
+    count = len(area.scenes)
+    if count == 1:
+        return ""
+    return f"{count} patches" if len(views) == 1 else f"{len(views)} of {count} patches"
+
+
+def _cuttings(area: Area, bottom: int) -> list[Cutting]:
     covered = sum(one.scene.height * one.scene.width for one in area.scenes)
     if covered >= DENSE * area.height * area.width or len(area.scenes) == 1:
-        windows = [("", Window(0, 0, min(bottom, area.height), area.width))]
-    else:
-        picked = np.linspace(0, len(area.scenes) - 1, min(EXAMPLES, len(area.scenes))).round().astype(int)
-        chosen = [area.scenes[number] for number in picked]
-        windows = [
-            (f"sample {one.scene.name}", Window(one.top, one.left, one.scene.height, one.scene.width)) for one in chosen
-        ]
-    return [_view(area, out, title, window) for title, window in windows]
+        return [_cutting("", Window(0, 0, min(bottom, area.height), area.width))]
+    picked = np.linspace(0, len(area.scenes) - 1, min(EXAMPLES, len(area.scenes))).round().astype(int)
+    chosen = [area.scenes[number] for number in picked]
+    return [
+        _cutting(f"patch {one.scene.name}", Window(one.top, one.left, one.scene.height, one.scene.width))
+        for one in chosen
+    ]
 
 
-def _view(area: Area, out: Path, title: str, window: Window) -> View:
+def _cutting(title: str, window: Window) -> Cutting:
+    thin = max(1, -(-max(window.height, window.width) // LONGEST))
+    return Cutting(title, window, thin, (-(-window.height // thin), -(-window.width // thin)))
+
+
+def _pieces(scenes: Sequence[Placed], cutting: Cutting) -> list[Piece]:
+    """The scenes that reach into a cutting."""
+    found = []
+    for one in scenes:
+        inside = _intersect(one, cutting.window)
+        if inside is None:
+            continue
+        thin, size = cutting.thin, cutting.size
+        top = (one.top + inside.top - cutting.window.top) // thin
+        left = (one.left + inside.left - cutting.window.left) // thin
+        bottom, right = min(top - (-inside.height // thin), size[0]), min(left - (-inside.width // thin), size[1])
+        if bottom > top and right > left:
+            found.append(Piece(one, inside, slice(top, bottom), slice(left, right)))
+    return found
+
+
+def _view(
+    area: Area, out: Path, cutting: Cutting, pieces: Sequence[Piece], image: tuple[np.ndarray | None, str]
+) -> View:
     import rasterio
     from rasterio.windows import Window as Block
 
-    thin = max(1, -(-max(window.height, window.width) // LONGEST))
-    size = -(-window.height // thin), -(-window.width // thin)
+    window, size = cutting.window, cutting.size
     block = Block(window.left, window.top, window.width, window.height)
     layers = []
     for path in (out, confidence_path(out)):
@@ -64,40 +108,55 @@ def _view(area: Area, out: Path, title: str, window: Window) -> View:
             layers.append(source.read(1, window=block, out_shape=size))
     tall, wide = pixel_sides(area.crs, area.transform, area.height)
     metres = tall * window.height / size[0], wide * window.width / size[1]
-    rgb, days = _true_colour(area.scenes, window, size, thin)
-    shown = f"true colour {days[0]}" if len(days) == 1 else "true colour, clearest dates"
-    return View(title, layers[0], layers[1], metres, rgb, shown)
+    return View(cutting.title, layers[0], layers[1], metres, *image, _truth(cutting, pieces))
 
 
-def _true_colour(
-    scenes: Sequence[Placed], window: Window, size: tuple[int, int], thin: int
-) -> tuple[np.ndarray | None, list]:
-    """(h, w, 3) uint8 of the clearest date of each scene in `window`, and those dates; None where none sees colour."""
-    canvas = np.full((3, *size), NODATA, np.int16)
-    days = set()
-    for one in scenes:
-        inside = _intersect(one, window)
-        colour = _colour_bands(one.scene)
-        if inside is None or colour is None:
-            continue
-        date = clearest_date(one.scene, colour, inside)
-        top, left = (one.top + inside.top - window.top) // thin, (one.left + inside.left - window.left) // thin
-        height, width = min(-(-inside.height // thin), size[0] - top), min(-(-inside.width // thin), size[1] - left)
-        if height < 1 or width < 1:
-            continue
-        values = _thinned(one.scene, colour, inside, date, thin)[:, :height, :width]
-        part = canvas[:, top : top + height, left : left + width]
-        np.copyto(part, values, where=values != colour.nodata)
-        days.add(EPOCH + timedelta(days=int(one.scene.days[colour.modality][date])))
-    return (_stretch(canvas), sorted(days)) if days else (None, [])
+def _truth(cutting: Cutting, pieces: Sequence[Piece]) -> np.ndarray | None:
+    """(h, w) ids of the labels, UNSEEN where there is no scene; None where the source has no labels."""
+    canvas = np.full(cutting.size, UNSEEN, np.uint8)
+    labelled = [(piece, piece.placed.truth) for piece in pieces if piece.placed.truth is not None]
+    for piece, read in labelled:
+        part = canvas[piece.rows, piece.columns]
+        part[:] = read(piece.inside)[:: cutting.thin, :: cutting.thin][: part.shape[0], : part.shape[1]]
+    return canvas if labelled else None
 
 
-def _thinned(scene: Scene, colour: TrueColour, inside: Window, date: int, thin: int) -> np.ndarray:
+def _true_colours(
+    cuttings: Sequence[Cutting], pieces: Sequence[Sequence[Piece]], south: bool
+) -> list[tuple[np.ndarray | None, str]]:
+    """For each cutting the (h, w, 3) uint8 image and what it is called; None where no scene sees colour."""
+    looks = {
+        (number, at): Look(piece.placed.scene, piece.inside, colour)
+        for number, row in enumerate(pieces)
+        for at, piece in enumerate(row)
+        if (colour := true_colour(piece.placed.scene)) is not None
+    }
+    dates = dict(zip(looks, clearest_dates(list(looks.values()), south), strict=True))
+    canvases = [np.full((3, *cutting.size), NODATA, np.int16) for cutting in cuttings]
+    days: list[set[int]] = [set() for _ in cuttings]
+    for (number, at), look in looks.items():
+        piece, date = pieces[number][at], dates[number, at]
+        part = canvases[number][:, piece.rows, piece.columns]
+        values = _thinned(look, date, cuttings[number].thin)[:, : part.shape[1], : part.shape[2]]
+        np.copyto(part, values, where=values != look.colour.nodata)
+        days[number].add(int(look.scene.days[look.colour.modality][date]))
+    images = stretch(canvases)
+    return [(image, _called(shown)) if shown else (None, "") for image, shown in zip(images, days, strict=True)]
+
+
+def _called(days: set[int]) -> str:
+    if len(days) > 1:
+        return "true colour, clearest dates"
+    return f"true colour {EPOCH + timedelta(days=days.copy().pop())}"
+
+
+def _thinned(look: Look, date: int, thin: int) -> np.ndarray:
     """(3, h, w): every `thin`-th pixel of one date.
 
     Read whole, a band of rows at a time: GDAL's own thinning decodes a block of a pixel-interleaved file once for every
     band and line (70 s for one row of 10,000 px blocks of ten bands, 0.8 s so).
     """
+    scene, inside, colour = look
     step = thin * max(1, BAND_ROWS // thin)
     parts = []
     for down in range(0, inside.height, step):
@@ -105,37 +164,6 @@ def _thinned(scene: Scene, colour: TrueColour, inside: Window, date: int, thin: 
         values = scene.read(colour.modality, window, np.array([date]))
         parts.append(values[0, list(colour.bands), ::thin, ::thin])
     return np.concatenate(parts, axis=1)
-
-
-def clearest_date(scene: Scene, colour: TrueColour, inside: Window) -> int:
-    """The date whose bright end in blue (90th percentile: clouds, haze) is darkest among those that show most."""
-    probes = [scene.read(colour.modality, probe)[:, colour.bands[2]] for probe in _probes(inside)]
-    blue = np.concatenate([probe.reshape(len(probe), -1) for probe in probes], axis=1)
-    seen = blue != colour.nodata
-    bright = [np.percentile(row[shown], 90) if shown.any() else np.inf for row, shown in zip(blue, seen, strict=True)]
-    shares = seen.mean(axis=1)
-    return int(np.argmin(np.where(shares >= 0.95 * shares.max(), bright, np.inf)))
-
-
-def _probes(inside: Window) -> list[Window]:
-    """Small windows spread over `inside`, or the whole where it is small itself."""
-    if min(inside.height, inside.width) < PROBES * PROBE:
-        return [inside]
-    return [
-        Window(inside.top + down, inside.left + right, PROBE, PROBE)
-        for down in np.linspace(0, inside.height - PROBE, PROBES).astype(int).tolist()
-        for right in np.linspace(0, inside.width - PROBE, PROBES).astype(int).tolist()
-    ]
-
-
-def _colour_bands(scene: Scene) -> TrueColour | None:
-    for modality in scene.days:
-        one = scene.preprocessing.inputs[modality]
-        spec = ModalitySpec(modality, one.sensor, one.bands, (len(one.bands), scene.height, scene.width))
-        bands = find_bands(spec, ("red", "green", "blue"))
-        if bands is not None and len(scene.days[modality]):
-            return TrueColour(modality, (bands[0], bands[1], bands[2]), one.nodata)
-    return None
 
 
 def _intersect(one: Placed, window: Window) -> Window | None:
@@ -148,15 +176,16 @@ def _intersect(one: Placed, window: Window) -> Window | None:
     return Window(top - one.top, left - one.left, bottom - top, right - left)
 
 
-def _stretch(canvas: np.ndarray) -> np.ndarray:
-    """(3, h, w) stored values -> (h, w, 3) uint8: one stretch for the three bands, so that hues stay true."""
-    seen = (canvas != NODATA).all(axis=0)
-    if not seen.any():
-        return np.full((*seen.shape, 3), UNSEEN_COLOUR, np.uint8)
-    low, high = np.percentile(canvas[:, seen], (1, 98))
-    scaled = ((canvas - low) / max(high - low, 1)).clip(0, 1) ** (
-        1 / 1.4
-    )  # a mild gamma: fields are dark beside clouds
-    rgb = np.moveaxis((scaled * 255).round().astype(np.uint8), 0, -1)
-    rgb[~seen] = UNSEEN_COLOUR
-    return rgb
+def stretch(canvases: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(3, h, w) stored values -> (h, w, 3) uint8: one stretch for all images and bands, so that hues stay true."""
+    masks = [(canvas != NODATA).all(axis=0) for canvas in canvases]
+    values = np.concatenate([canvas[:, seen].ravel() for canvas, seen in zip(canvases, masks, strict=True)])
+    low, high = np.percentile(values, (1, 98)) if len(values) else (0.0, 1.0)
+    images = []
+    for canvas, seen in zip(canvases, masks, strict=True):
+        # a mild gamma: fields are dark beside clouds
+        scaled = ((canvas - low) / max(high - low, 1)).clip(0, 1) ** (1 / 1.4)
+        image = np.moveaxis((scaled * 255).round().astype(np.uint8), 0, -1)
+        image[~seen] = UNSEEN_COLOUR
+        images.append(image)
+    return images

@@ -16,14 +16,13 @@ from pydantic import Field
 
 from eokit.config import Settings
 from eokit.data.find import only_store
-from eokit.data.preprocessing import Preprocessing
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.mapping.draw import Plan, draw
 from eokit.mapping.dry_run import MapCost, estimate
 from eokit.mapping.folder import SUFFIXES, open_folder
 from eokit.mapping.geotiff import Reading
 from eokit.mapping.inference import Predictor, load_predictor
-from eokit.mapping.patches import open_store
+from eokit.mapping.patches import Shown, open_store
 from eokit.mapping.scene import Area
 from eokit.mapping.summary import MapResult
 from eokit.mapping.tiles import check_tiling
@@ -110,7 +109,7 @@ def _gdal() -> Iterator[None]:
 
 def _lay_out(settings: PredictSettings, predictor: Predictor) -> list[tuple[Area, Path]]:
     """What is drawn and where to; none of it is there already."""
-    areas = _open_source(settings, predictor.preprocessing)
+    areas = _open_source(settings, predictor)
     areas = [replace(area, notes=(*area.notes, *_remarks(area, predictor.learned, settings))) for area in areas]
     outs = [_out_path(_out(settings), area, len(areas)) for area in areas]
     for out in outs:
@@ -142,19 +141,20 @@ def _as_learned(settings: PredictSettings, predictor: Predictor) -> PredictSetti
     return settings.model_copy(update={"tile": tile, "overlap": overlap, "dates": settings.dates or predictor.dates})
 
 
-def _open_source(settings: PredictSettings, preprocessing: Preprocessing) -> list[Area]:
+def _open_source(settings: PredictSettings, predictor: Predictor) -> list[Area]:
     """The areas of a store or of a folder of GeoTIFFs, told apart by what is inside."""
     source = settings.source
     if _is_store(source):
         _check_store_settings(settings)
-        return open_store(source, preprocessing, settings.folds, settings.limit)
+        shown = Shown(predictor.label, predictor.classes)
+        return open_store(source, predictor.preprocessing, settings.folds, settings.limit, shown)
     if settings.folds is not None:
         raise UsageError(f"--folds {','.join(map(str, settings.folds))}: {source} is no store, only stores have folds")
     if not source.is_dir():
         what = "is a file" if source.exists() else "does not exist"
         raise DataError(f"{source}: {what}; give a store, or a folder of dated GeoTIFFs")
     reading = Reading(settings.bands, settings.scale, settings.offset, settings.nodata)
-    return [open_folder(source, preprocessing, reading)]
+    return [open_folder(source, predictor.preprocessing, reading)]
 
 
 def _check_store_settings(settings: PredictSettings) -> None:

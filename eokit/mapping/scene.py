@@ -5,6 +5,7 @@ A folder of GeoTIFFs is one scene (`eokit.mapping.geotiff`), the samples of a st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -44,13 +45,18 @@ class Scene(Protocol):
         """
 
 
+ReadTruth = Callable[[Window], np.ndarray]
+"""Reads the label that a map shows, (h, w) ids of the map's classes."""
+
+
 @dataclass(frozen=True)
 class Placed:
-    """A scene whose first pixel lies at row `top` and column `left` of the map."""
+    """A scene whose first pixel lies at row `top` and column `left` of the map; `truth`: where it has labels."""
 
     scene: Scene
     top: int = 0
     left: int = 0
+    truth: ReadTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Area:
 
     crs: whatever rasterio takes (WKT or EPSG:...). transform: the six affine numbers (a, b, c, d, e, f).
     identity: plain values that tell this input from another one; a map is continued only where they are the same.
-    limited: whether samples that belong to it were left out.
+    limited: whether samples that belong to it were left out. name: the data set or the place, for titles.
     """
 
     crs: str
@@ -71,6 +77,7 @@ class Area:
     synthetic: bool = False
     notes: tuple[str, ...] = field(default=())
     limited: bool = False
+    name: str = ""
 
 
 def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[float, float]:
@@ -93,6 +100,20 @@ def pixel_sides(crs: str, transform: tuple[float, ...], row: float) -> tuple[flo
     root = 1 - square * np.sin(latitude) ** 2
     meridian, prime = axis * (1 - square) / root**1.5, axis / np.sqrt(root)
     return tall * np.radians(1.0) * meridian, wide * np.radians(1.0) * prime * np.cos(latitude)
+
+
+def is_south(area: Area) -> bool:
+    """Whether the middle of the area lies south of the equator; a local grid, which lies nowhere, does not."""
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    system = CRS.from_user_input(area.crs)
+    if not (system.is_geographic or system.is_projected):
+        return False
+    a, b, c, d, e, f = area.transform[:6]
+    column, row = area.width / 2, area.height / 2
+    _, latitudes = transform(area.crs, "EPSG:4326", [a * column + b * row + c], [d * column + e * row + f])
+    return latitudes[0] < 0
 
 
 def row_hectares(crs: str, transform: tuple[float, ...], height: int) -> np.ndarray:

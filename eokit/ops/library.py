@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,10 @@ from eokit.errors import SetupError, UsageError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_REPORT = PACKAGE / "_build_report.json"
-NAMES = ("reference", "sdpa", "cpu", "cuda")
+NAMES = ("reference", "sdpa", "cpu", "triton", "cuda")
+TRITON_FROM = (3, 6)  # the first in which kernels take tuples of strides and all of ours compile without a stack
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton runs kernels in Python, on CPU tensors: for tests where there is no GPU."""
 
 # csrc/library.cpp says the same; tests/ops/test_library.py holds the two together.
 SCHEMAS = {
@@ -58,6 +63,7 @@ def backends() -> tuple[Backend, ...]:
         Backend("reference", True, "plain torch, any dtype and device"),
         Backend("sdpa", True, "torch.nn.functional.scaled_dot_product_attention on views"),
         Backend("cpu", COMPILED, _CPU_REASON),
+        Backend("triton", TRITON and (INTERPRETED or torch.cuda.is_available()), _triton_reason()),
         Backend("cuda", CUDA_LIBRARY is not None, _CUDA_REASON),
     )
 
@@ -70,6 +76,8 @@ def default_backend() -> str | None:
         raise UsageError(f"EOKIT_BACKEND is {_REQUESTED!r}, expected one of {', '.join(NAMES)}")
     if _REQUESTED == "cpu":
         require_compiled("EOKIT_BACKEND=cpu")
+    if _REQUESTED == "triton":
+        require_triton("EOKIT_BACKEND=triton")
     if _REQUESTED == "cuda":
         require_cuda("EOKIT_BACKEND=cuda")
     return _REQUESTED
@@ -78,39 +86,66 @@ def default_backend() -> str | None:
 COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def runs_compiled(x: torch.Tensor) -> bool:
-    """Whether compiled CPU kernels take tensors like x, and neither EOKIT_BACKEND nor `use_backend` says otherwise."""
-    covered = x.dtype in COMPILED_DTYPES and x.device.type == "cpu"
-    return COMPILED and covered and default_backend() in (None, "cpu")
+def takes_compiled(x: torch.Tensor) -> bool:
+    """Whether the compiled CPU library is there and takes tensors like x."""
+    return COMPILED and x.dtype in COMPILED_DTYPES and x.device.type == "cpu"
+
+
+def takes_triton(x: torch.Tensor) -> bool:
+    """Whether Triton is there and takes tensors like x."""
+    return TRITON and x.dtype in COMPILED_DTYPES and (x.device.type == "cuda" or INTERPRETED)
+
+
+def runs_kernels(x: torch.Tensor) -> bool:
+    """Whether kernels of ours take tensors like x, and neither EOKIT_BACKEND nor `use_backend` says otherwise."""
+    wanted = default_backend()
+    return (wanted in (None, "cpu") and takes_compiled(x)) or (wanted in (None, "triton") and takes_triton(x))
 
 
 OPS = {
-    "attention": ("cpu", "sdpa"),
-    "gather_tokens": ("cpu", "reference"),
-    "scatter_tokens": ("cpu", "reference"),
-    "temporal_pool": ("cpu", "reference"),
-    "row_mlp": ("cpu", "reference"),
+    "attention": ("kernels", "sdpa"),
+    "gather_tokens": ("kernels", "reference"),
+    "scatter_tokens": ("kernels", "reference"),
+    "temporal_pool": ("kernels", "reference"),
+    "row_mlp": ("kernels", "reference"),
     "info_nce": ("streamed", "streamed"),
     "mil_nce": ("streamed", "streamed"),
     "dino_cross_entropy": ("streamed", "streamed"),
 }
-"""Where every op runs by default: compiled dtypes on a CPU with the compiled library; everything else."""
+"""Where every op runs by default: where kernels of ours take the tensors; everywhere else."""
 
 
-def placement() -> dict[str, str]:
-    """Op -> where float32 on a CPU runs here: "cpu", "sdpa", "reference", or "streamed", torch tile by tile."""
+def placement(device: str = "cpu") -> dict[str, str]:
+    """Op -> where float32 on `device` runs here: "cpu", "triton", "sdpa", "reference", or "streamed", tile by tile."""
     wanted = default_backend()
     if wanted == "reference":
         return dict.fromkeys(OPS, "reference")
-    compiled = runs_compiled(torch.empty(0))
-    return {op: best if compiled or best == "streamed" else other for op, (best, other) in OPS.items()}
+    ours = {"cpu": COMPILED and "cpu", "cuda": TRITON and "triton"}.get(device) or None
+    kernels = ours if wanted in (None, ours) else None
+    return {op: best if best == "streamed" else kernels or other for op, (best, other) in OPS.items()}
 
 
-def fall_back(name: str, implementation: Callable[..., Any]) -> None:
-    """Let the op `eokit::name` run `implementation`, plain torch, where there is no kernel of ours."""
+def register(
+    name: str,
+    plain: Callable[..., Any],
+    kernels: str | None = None,
+    takes: Callable[..., bool] = lambda x, *_: takes_triton(x),
+) -> None:
+    """Let the op `eokit::name` run where the compiled library does not: in Triton where that is there, else `plain`.
+    Kernels of csrc/cuda go before both once they are loaded.
+
+    kernels: the module whose function `name` launches the Triton kernels; imported at the first call that needs it.
+    takes: whether they take these arguments.
+    """
     if CUDA_LOADED and COMPILED and name in CUDA_OPS:
         return
-    torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", implementation)
+
+    def run(*arguments: Any) -> Any:
+        if kernels is not None and takes(*arguments):
+            return getattr(import_module(kernels), name)(*arguments)
+        return plain(*arguments)
+
+    torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", run)
 
 
 @contextmanager
@@ -129,6 +164,36 @@ def require_compiled(wanted_by: str) -> None:
     """Raise SetupError if the compiled CPU library is not there."""
     if not COMPILED:
         raise SetupError(f"{wanted_by} needs the compiled CPU library, which is missing: {_CPU_REASON}")
+
+
+def require_triton(wanted_by: str) -> None:
+    """Raise SetupError if Triton is not there."""
+    if not TRITON:
+        raise SetupError(f"{wanted_by} needs Triton: {_TRITON_REASON}")
+
+
+def _find_triton() -> tuple[bool, str]:
+    """Whether a new enough Triton is installed, and which, or why not; it is not imported."""
+    if find_spec("triton") is None:
+        return False, "triton is not installed; it comes with torch for CUDA, or: pip install 'eokit[triton]'"
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return False, "triton can be imported but has no version; pip install 'eokit[triton]'"
+    needed = ".".join(map(str, TRITON_FROM))
+    if tuple(int(part) for part in version.split("+")[0].split(".")[:2]) < TRITON_FROM:
+        return False, f"triton is {version}, expected {needed} or later"
+    return True, f"triton {version}"
+
+
+def _triton_reason() -> str:
+    if not TRITON:
+        return _TRITON_REASON
+    if INTERPRETED:
+        return f"{_TRITON_REASON}, interpreted: TRITON_INTERPRET=1"
+    return f"{_TRITON_REASON} for CUDA tensors" + (
+        "" if torch.cuda.is_available() else ", but torch sees no CUDA device"
+    )
 
 
 CUDA_OPS = ("attention_forward", "attention_backward", "invert_index", "map_rows", "sum_unmapped")
@@ -169,6 +234,8 @@ def _load_compiled() -> tuple[bool, str]:
     """Load eokit/_C*.so into torch.ops; (True, where it is) or (False, why not)."""
     if _REQUESTED == "reference":
         return False, "not loaded, EOKIT_BACKEND=reference"
+    if INTERPRETED:
+        return False, "not loaded, TRITON_INTERPRET=1 runs Triton kernels on a CPU in its place"
     found = sorted(PACKAGE.glob("_C.*so")) + sorted(PACKAGE.glob("_C.*pyd"))
     if not found:
         return False, _why_not_built("_C")
@@ -190,6 +257,7 @@ def _why_not_built(library: str) -> str:
 
 _REQUESTED = os.environ.get("EOKIT_BACKEND") or None
 COMPILED, _CPU_REASON = _load_compiled()
+TRITON, _TRITON_REASON = _find_triton()
 if not COMPILED:
     for _name, _schema in SCHEMAS.items():
         torch.library.define(f"eokit::{_name}", _schema)

@@ -20,13 +20,21 @@ pre { background: #f6f6f4; padding: 0.8rem; overflow-x: auto; font-size: 13px; l
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A PNG file. alt: what is to be seen, in words, for readers who do not see it."""
+
+    path: Path
+    alt: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs under it, a preformatted block (tables, commands), and pictures as PNG files."""
+    """A heading, paragraphs under it, a preformatted block (tables, commands), and pictures."""
 
     heading: str
     paragraphs: Sequence[str] = ()
     block: str = ""
-    pictures: Sequence[Path] = ()
+    pictures: Sequence[Picture] = ()
 
 
 def write_page(path: Path, title: str, warning: str, sections: Sequence[Section]) -> Path:
@@ -39,12 +47,12 @@ def write_page(path: Path, title: str, warning: str, sections: Sequence[Section]
         parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
         if section.block:
             parts.append(f"<pre>{html.escape(section.block)}</pre>")
-        parts += [_picture(picture, section.heading) for picture in section.pictures]
+        parts += [_image(picture) for picture in section.pictures]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     body = "\n".join(parts)
     return write_text(path, f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
 
 
-def _picture(path: Path, alt: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></p>'
+def _image(picture: Picture) -> str:
+    data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
+    return f'<p><img alt="{html.escape(picture.alt)}" src="data:image/png;base64,{data}"></p>'

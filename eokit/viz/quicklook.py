@@ -18,6 +18,7 @@ from eokit.viz.style import bare, new_figure, save_figure, stamp_synthetic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 DATES = 5
 """Images shown of a patch."""
@@ -29,6 +30,12 @@ COLUMNS = DATES + 1
 PANEL = 2.25
 """Panels in a row, and inches of one."""
 
+LEAST_FREE = 2
+"""Cells that must be left beside the curves for all of them to be drawn on one axis there."""
+
+SEASON = 92
+"""Days by which the middles of two series may differ for both to be of one season."""
+
 LEGEND = 13
 """Classes named beside the label map; the curves name all."""
 
@@ -37,30 +44,46 @@ def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
     """Draw the PNG at `path`; returns `path`. sample: the patch shown, by default the one with the most classes."""
     modality, label = _best_modality(store), _class_label(store)
     sample = _richest_sample(store, label) if sample is None else sample
-    series = _series(store, modality, label)
+    series = _series(store, modality, label, sample)
     shown = [] if series is None else _shown_classes(store.labels[series.label], series)
-    curve_rows = -(-len(shown) // COLUMNS)
-    heights = [1.3] + [0.8] * curve_rows
-    figure = new_figure(COLUMNS * PANEL, PANEL * sum(heights) + 0.5)
-    grid = figure.subplots(len(heights), COLUMNS, squeeze=False, height_ratios=heights)
-    for axes in grid.flat:
-        axes.set_axis_off()
-
-    for axes, (title, image) in zip(grid[0], _pictures(store, modality, sample), strict=False):
-        bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
-    if label is not None:
-        _draw_labels(grid[0, DATES], store, label, sample)
-    if series is not None:
-        for axes, number in zip(grid[1:].flat, shown, strict=False):
-            _draw_curve(axes, series, number, store.labels[series.label].classes or ())
-        figure.supxlabel(f"curves: median and quartiles of {series.note}", fontsize=7)
-    place = store.where(sample).id
-    figure.suptitle(
-        f"{store.attributes['title']}: {modality} of patch {place} (fold {store.folds[sample]})", fontsize=10
-    )
+    heights = [1.15 * PANEL] + [0.3 + 0.8 * PANEL * -(-len(shown) // COLUMNS)] * bool(shown)
+    figure = new_figure(COLUMNS * PANEL, sum(heights) + 0.5)
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_patch(parts[0], store, modality, label, sample)
+    if series is not None and shown:
+        _draw_curves(parts[1], series, shown, store.labels[series.label].classes or ())
+    figure.suptitle(str(store.attributes["title"]), fontsize=10, weight="bold")
     if store.synthetic:
         stamp_synthetic(figure)
     return save_figure(figure, path)
+
+
+def _draw_patch(part: SubFigure, store: Store, modality: str, label: str | None, sample: int) -> None:
+    """The clearest dates of one patch, and its labels at the right."""
+    row = part.subplots(1, COLUMNS)
+    for axes in row:
+        axes.set_axis_off()
+    for axes, (title, image) in zip(row, _pictures(store, modality, sample), strict=False):
+        bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
+    if label is not None:
+        _draw_labels(row[DATES], store, label, sample)
+    part.suptitle(
+        f"patch {store.ids[sample]} (fold {store.folds[sample]}): {modality} on its clearest dates", fontsize=9
+    )
+
+
+def _draw_curves(part: SubFigure, series: Series, shown: Sequence[int], names: Sequence[str]) -> None:
+    """A panel a class; the cells that are left in the last row hold all medians on one axis."""
+    rows, free = -(-len(shown) // COLUMNS), -len(shown) % COLUMNS
+    grid = part.add_gridspec(rows, COLUMNS)
+    for cell, number in enumerate(shown):
+        axes = part.add_subplot(grid[cell // COLUMNS, cell % COLUMNS])
+        _draw_curve(axes, series, number, names)
+        if cell % COLUMNS == 0:
+            axes.set_ylabel(series.quantity, fontsize=7)
+    if free >= LEAST_FREE and len(shown) > 1:
+        _draw_medians(part.add_subplot(grid[-1, COLUMNS - free :]), series, shown, names)
+    part.suptitle(f"classes in the season of this patch: median and quartiles of {series.note}", fontsize=9)
 
 
 def _best_modality(store: Store) -> str:
@@ -113,14 +136,30 @@ def _stretch(images: NDArray[np.float32], spec: ModalitySpec) -> NDArray[np.floa
     return np.nan_to_num(scaled**0.8)
 
 
-def _series(store: Store, modality: str, label: str | None) -> Series | None:
-    """Curves of the classes; None without labels, with one date only, or where the label has another grid."""
+def _series(store: Store, modality: str, label: str | None, sample: int) -> Series | None:
+    """Curves of the classes over patches of the season of `sample`.
+
+    None without labels, with one date only, or where the label has another grid.
+    """
     if label is None or store.labels[label].shape != store.modalities[modality].shape[1:]:
         return None
-    samples = [int(sample) for sample in _spread(store) if len(store.days(modality, int(sample)))]
-    if not samples or max(len(store.days(modality, sample)) for sample in samples) < 2:
+    samples = _same_season(store, modality, sample)
+    if not samples or max(len(store.days(modality, one)) for one in samples) < 2:
         return None
     return class_series(store, modality, label, samples)
+
+
+def _same_season(store: Store, modality: str, sample: int) -> list[int]:
+    """`sample` and those of the patches spread over the store whose series have about the same middle."""
+
+    def middle(one: int) -> float:
+        days = store.days(modality, one)
+        return (int(days[0]) + int(days[-1])) / 2
+
+    dated = [int(one) for one in sorted({*_spread(store).tolist(), sample}) if len(store.days(modality, int(one)))]
+    if sample not in dated:
+        return []
+    return [one for one in dated if abs(middle(one) - middle(sample)) <= SEASON]
 
 
 def _shown_classes(spec: LabelSpec, series: Series) -> list[int]:
@@ -156,26 +195,38 @@ def _draw_labels(axes: Axes, store: Store, label: str, sample: int) -> None:
 
 def _draw_curve(axes: Axes, series: Series, number: int, names: Sequence[str]) -> None:
     """One class: the median through the season, and the quartiles around it."""
-    from matplotlib.dates import ConciseDateFormatter, MonthLocator
-
-    axes.set_axis_on()
     low, middle, high = series.values[:, number]
     seen = ~np.isnan(middle)
     colour = _readable(class_colors(names)[number])
     axes.fill_between(series.days[seen], low[seen], high[seen], color=colour, alpha=0.3, linewidth=0)
     axes.plot(series.days[seen], middle[seen], color=colour, linewidth=1.4)
     axes.set_title(f"{names[number]} ({series.pixels[number]:,} px)", fontsize=7.5)
+    _scale_season(axes, series)
+
+
+def _draw_medians(axes: Axes, series: Series, shown: Sequence[int], names: Sequence[str]) -> None:
+    """The medians of all classes on one axis."""
+    for number in shown:
+        middle = series.values[1, number]
+        seen = ~np.isnan(middle)
+        colour = _readable(class_colors(names)[number])
+        axes.plot(series.days[seen], middle[seen], color=colour, linewidth=1.2, label=names[number])
+    axes.set_title("all classes, medians", fontsize=7.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=6, frameon=False, borderaxespad=0)
+    _scale_season(axes, series)
+
+
+def _scale_season(axes: Axes, series: Series) -> None:
+    """The same values and days on every axis, months below."""
+    from matplotlib.dates import ConciseDateFormatter, MonthLocator
+
     axes.set_ylim(*series.limits)
     axes.set_xlim(series.days[0], series.days[-1])
-    months = 3 if series.days[-1] - series.days[0] < 800 else 6
-    locator = MonthLocator(bymonth=range(1, 13, months))
+    locator = MonthLocator(bymonth=range(1, 13, 3))
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     axes.tick_params(labelsize=6, length=2)
     axes.grid(alpha=0.25, linewidth=0.5)
-    spec = axes.get_subplotspec()
-    if spec is not None and spec.is_first_col():
-        axes.set_ylabel(series.quantity, fontsize=7)
 
 
 def _readable(colour: tuple[int, int, int]) -> tuple[float, float, float]:

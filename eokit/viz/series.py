@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eokit.data.describe import iso
 from eokit.data.sensors import get_sensor
 from eokit.data.spec import ModalitySpec
 from eokit.data.store import Store
@@ -138,7 +139,8 @@ def class_series(store: Store, modality: str, label: str, samples: Sequence[int]
         seen = seen[~np.isnan(seen)]
         if len(seen):
             quartiles[:, number, at] = np.percentile(seen, (25, 50, 75))
-    note = f"{quantity.name} over {len(samples)} patches"
+    patches = f"{len(samples)} patches" if len(samples) > 1 else "1 patch"
+    note = f"{quantity.name} over {patches}, {iso(first)[:7]} to {iso(last)[:7]}"
     if quantity.cloud_over is not None:
         note += f"; pixels with blue reflectance over {CLOUD} left out as cloud"
     return Series(quantity.name, label, (edges[:-1] + edges[1:]) / 2, quartiles, pixels, note)

@@ -85,7 +85,8 @@ void attention(const KernelPair<E>& kernels) {
   forward.q = in(q, queries), forward.k = in(k, keys), forward.v = in(v, keys);
   if (biased) forward.bias = constant(bias_view(bias), static_cast<float*>(bias));
   forward.out = view<E>(out, b, queries, heads, dim, far), forward.lse = lse;
-  kernels.forward(forward, 0, items);
+  forward.parts = upto((queries + kPanel - 1) / kPanel);
+  kernels.forward(forward, 0, items * forward.parts);
   out.must_be_finite("attention");
 
   AttentionBackward<E> backward;

@@ -106,7 +106,7 @@ def test_a_library_that_is_not_there_is_told_with_the_reason_of_the_build(tmp_pa
     assert stdout, stderr
     close, found = json.loads(stdout)
     assert all(close)
-    cpu = {backend[0]: backend for backend in found}["cpu"]
+    cpu = next(one for one in found if one[0] == "cpu")
     assert not cpu[1]
     assert cpu[2].endswith("the build failed: no compiler")
 
@@ -123,7 +123,11 @@ def test_a_damaged_library_does_not_break_the_import(tmp_path, monkeypatch):
 
 def test_every_public_op_is_placed():
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
-    assert set(ops.placement()) == public - {"Backend", "backends", "placement", "use_backend"}
+    assert (
+        set(ops.placement())
+        == set(ops.placement("cuda"))
+        == public - {"Backend", "backends", "placement", "use_backend"}
+    )
     with use_backend("reference"):
         assert set(ops.placement().values()) == {"reference"}
 
@@ -134,11 +138,12 @@ def test_the_reference_and_sdpa_are_always_there():
     assert found["reference"].available
     assert found["sdpa"].available
     assert found["cpu"].available == library.COMPILED
+    assert library.TRITON or not found["triton"].available
 
 
 def test_an_unknown_backend_in_the_environment_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(library, "_REQUESTED", "gpu")
-    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu, cuda"):
+    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu, triton, cuda"):
         library.default_backend()
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from eokit.errors import TargetError
-from eokit.viz.page import Section, write_page
+from eokit.viz.page import Picture, Section, write_page
 
 
 def test_a_page_holds_its_pictures_and_escapes_its_text(tmp_path):
     (tmp_path / "map.png").write_bytes(b"\x89PNG")
-    page = write_page(tmp_path / "report.html", "A & B", "made up", [Section("<h>", pictures=[tmp_path / "map.png"])])
+    picture = Picture(tmp_path / "map.png", 'fields, "mapped"')
+    page = write_page(tmp_path / "report.html", "A & B", "made up", [Section("<h>", pictures=[picture])])
     text = page.read_text(encoding="utf-8")
     assert "A &amp; B" in text
     assert "&lt;h&gt;" in text
-    assert "data:image/png;base64,iVBORw==" in text
+    assert '<img alt="fields, &quot;mapped&quot;" src="data:image/png;base64,iVBORw==">' in text
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_older_page(tmp_path, monkeypatch):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from eokit.data.crops import PASTIS_CLASSES
 from eokit.data.spec import ModalitySpec
@@ -26,12 +29,15 @@ def store(tmp_path_factory):
 
 def texts(monkeypatch, store, tmp_path, **options):
     """Every word on the picture."""
+    return " | ".join(text.get_text() for text in figure_of(monkeypatch, store, tmp_path, **options).findobj(Text))
+
+
+def figure_of(monkeypatch, store, tmp_path, **options):
+    """The figure that would be saved."""
     figures = []
     monkeypatch.setattr(quicklook, "save_figure", lambda figure, path: figures.append(figure) or path)
     draw_quicklook(store, tmp_path / "look.png", **options)
-    import matplotlib.text
-
-    return " | ".join(text.get_text() for text in figures[0].findobj(matplotlib.text.Text))
+    return figures[0]
 
 
 def only(store, *, modalities=None, labels=None):
@@ -83,9 +89,37 @@ def test_one_date_gives_an_image_and_no_curve(tmp_path, monkeypatch):
     assert "median" not in texts(monkeypatch, only(single, modalities=["s2"]), tmp_path)
 
 
+def two_seasons(path, **options):
+    """A store whose last two patches were seen a year after the others."""
+    source = make_source(counts=(6, 6, 6, 6), bands=10, **options)
+    late = [
+        replace(one, days={name: days + 365 for name, days in one.days.items()}) if one.id in ("p2", "p3") else one
+        for one in source.entries
+    ]
+    return only(make_store(path / "two.zarr", replace(source, entries=late)), modalities=["s2"])
+
+
+@pytest.mark.parametrize(("sample", "months"), [(0, "2018-09 to 2018-10"), (3, "2019-09 to 2019-10")])
+def test_curves_are_those_of_the_season_of_the_patch(tmp_path, monkeypatch, sample, months):
+    words = texts(monkeypatch, two_seasons(tmp_path), tmp_path, sample=sample)
+    assert f"patch p{sample} (fold " in words
+    assert f"in the season of this patch: median and quartiles of NDVI over 2 patches, {months}" in words
+
+
+def test_the_patch_shown_is_among_those_of_the_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(quicklook, "SAMPLES", 1)
+    assert "NDVI over 1 patch, 2019-09" in texts(monkeypatch, two_seasons(tmp_path), tmp_path, sample=3)
+
+
+def test_cells_without_a_class_hold_the_medians_of_all(store, tmp_path, monkeypatch):
+    (axes,) = [one for one in figure_of(monkeypatch, store, tmp_path).findobj(Axes) if "all classes" in one.get_title()]
+    assert [line.get_label() for line in axes.lines] == ["background", "meadow", "corn"]
+    assert axes.get_subplotspec().colspan == range(3, 6)
+
+
 def test_an_eight_bit_image_is_shown_in_true_colour(tmp_path, monkeypatch):
     spot = make_store(tmp_path / "spot.zarr", make_source(counts=(3,), size=16, spot=True))
-    assert "spot of patch p0" in texts(monkeypatch, only(spot, modalities=["spot"]), tmp_path)
+    assert "patch p0 (fold 1): spot" in texts(monkeypatch, only(spot, modalities=["spot"]), tmp_path)
 
 
 def test_true_colour_and_ndvi_use_the_bands_nearest_in_wavelength(store):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
-from eokit.ops.attention import autograd, reference, sdpa  # noqa: F401  (autograd registers the ops)
+from eokit.ops.attention import autograd, reference, sdpa
 
 __all__ = ["attention"]
 
@@ -34,8 +34,9 @@ def attention(
         under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
     scale: 1 / sqrt(D) unless told.
-    backend: "cpu" (compiled; float32, bfloat16 or float16 on a CPU), "sdpa", "reference"; None picks the best that can
-        take the arguments: "cpu", else "sdpa". The environment variable EOKIT_BACKEND replaces None.
+    backend: "cpu" (compiled) or "triton" (on CUDA), both of float32, bfloat16 or float16; "sdpa", "reference"; None
+        picks the best that can take the arguments: "cpu" or "triton", else "sdpa", which also gets more than 350 keys
+        on CUDA without mask and bias. The environment variable EOKIT_BACKEND replaces None.
 
     Returns (..., Lq, H, D) in the dtype of q, stored densely with its dimensions in the memory order of q (as
     `torch.empty_like(q)` is): temporal attention on a transposed view of (B, T, N, H, D) is stored as (B, T, N, H, D).
@@ -43,7 +44,8 @@ def attention(
     Under torch.autocast q, k and v are cast as for scaled_dot_product_attention. Gradients are deterministic, and the
     compiled backend gives the same bits for any number of threads.
 
-    Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" without the compiled library.
+    Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" without the compiled library
+    and for "triton" without Triton.
     """
     if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(q.device.type)
@@ -54,8 +56,8 @@ def attention(
     _check_tensors(q, k, v)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q)
-    if chosen == "cpu":
+    chosen = _choose(backend, q, k.shape[-3], plain=key_mask is None and bias is None)
+    if chosen in ("cpu", "triton"):
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -65,22 +67,44 @@ def attention(
     return _stored_like(q, plain(q, k, v, key_mask=key_mask, bias=bias, scale=scale))
 
 
-def _choose(backend: str | None, q: Tensor) -> str:
-    """The backend for these arguments; an explicit one is taken or refused, never replaced."""
+LONGEST = 350
+"""Keys above which a GPU is bound by its products and no longer by its memory, where torch's flash kernel is the better
+one, if it takes the arguments: it knows neither masks nor biases. By arithmetic for an H100 in bfloat16, not measured:
+8 T D bytes at 3.35 TB/s take as long as 4 T^2 D operations at 60 % of 989 TFLOP/s when T is 354."""
+
+
+def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
+    """The backend for these arguments; an explicit one is taken or refused, never replaced.
+
+    plain: there is neither mask nor bias.
+    """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
-    covered = q.dtype in library.COMPILED_DTYPES and q.device.type == "cpu"
     if backend == "cpu":
         library.require_compiled('backend="cpu"')
-        if not covered:
+        if not library.takes_compiled(q):
+            raise ArgumentError(_refusal("cpu", "a CPU", q))
+    if backend == "triton":
+        library.require_triton('backend="triton"')
+        if not autograd.takes_triton(q):
             raise ArgumentError(
-                f'backend="cpu" takes float32, bfloat16 or float16 on a CPU, found {q.dtype} on {q.device.type};'
-                " leave backend out"
+                _refusal("triton", f"a CUDA device with heads of at most {autograd.WIDEST} features", q)
             )
-    wanted = backend or library.default_backend()
-    if wanted in ("reference", "sdpa"):
-        return wanted
-    return "cpu" if covered and library.COMPILED else "sdpa"
+    if backend is not None:
+        return backend
+    wanted = library.default_backend()
+    if wanted in (None, "cpu") and library.takes_compiled(q):
+        return "cpu"
+    if wanted == "triton" and autograd.takes_triton(q):
+        return "triton"
+    if wanted is None and autograd.takes_triton(q) and not (plain and keys > LONGEST):
+        return "triton"
+    return wanted if wanted in ("reference", "sdpa") else "sdpa"
+
+
+def _refusal(backend: str, where: str, q: Tensor) -> str:
+    found = f"{q.dtype} on {q.device.type}"
+    return f'backend="{backend}" takes float32, bfloat16 or float16 on {where}, found {found}; leave backend out'
 
 
 def _transposed(bias: Tensor, dims: int, scores: tuple[int, int]) -> Tensor:

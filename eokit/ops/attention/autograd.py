@@ -112,5 +112,14 @@ def _reference_backward(
     return *stored, slopes.transpose(-2, -1).sum_to_size(bias_t.shape).contiguous()
 
 
-library.fall_back("attention_forward", _reference_forward)
-library.fall_back("attention_backward", _reference_backward)
+WIDEST = 128
+"""Features of a head that the Triton kernels hold in registers."""
+
+
+def takes_triton(q: Tensor, *_: Any) -> bool:
+    """Whether the Triton kernels are there and take heads like those of q (..., L, H, D)."""
+    return library.takes_triton(q) and q.shape[-1] <= WIDEST
+
+
+library.register("attention_forward", _reference_forward, "eokit.ops.attention.triton", takes_triton)
+library.register("attention_backward", _reference_backward, "eokit.ops.attention.triton", takes_triton)

@@ -40,12 +40,12 @@ def _fold_point(tensors: list[Tensor]) -> int:
     """The first split of the leading dimensions at which `_fold` is a view of every tensor; 0-copy if there is one."""
     count = tensors[0].dim() - 3
     for split in range(count, -1, -1):
-        if all(_is_view(x, range(split)) and _is_view(x, [*range(split, count), count + 1]) for x in tensors):
+        if all(is_view(x, range(split)) and is_view(x, [*range(split, count), count + 1]) for x in tensors):
             return split
     return count
 
 
-def _is_view(x: Tensor, dims: list[int] | range) -> bool:
+def is_view(x: Tensor, dims: list[int] | range) -> bool:
     """True if the dimensions `dims` of x, in this order, can be merged into one without a copy."""
     dims = [d for d in dims if x.shape[d] != 1]
     return all(x.stride(a) == x.stride(b) * x.shape[b] for a, b in pairwise(dims))

@@ -26,7 +26,7 @@ def row_mlp(x: Tensor, layers: Sequence[Sequence[Tensor]], *, groups: int = 4, e
     Raises ArgumentError naming the wrong argument.
     """
     _check(x, layers, groups, epsilon)
-    if not (library.runs_compiled(x) or (library.default_backend() is None and x.device.type != "cpu")):
+    if not (library.runs_kernels(x) or (library.default_backend() is None and x.device.type != "cpu")):
         return reference.row_mlp(x, layers, groups, epsilon)
     weights, biases = ([layer[i].to(x.dtype) for layer in layers] for i in (0, 1))
     gains, shifts = ([layer[i].float().contiguous() for layer in layers] for i in (2, 3))

@@ -17,6 +17,13 @@ from eokit.ops.row_mlp import reference
 
 ROWS = 512
 """Rows of a block: at 1,536 features 3 MiB of float32. 512 to 2,048 were equally fast, 256 a fifth slower."""
+CUDA_ROWS = 65_536
+"""Rows of a block on a GPU, whose many cores 512 rows would not fill: 200 MB of bfloat16 at 1,536 features. By
+arithmetic, not measured."""
+
+
+def _rows_of(x: Tensor) -> int:
+    return CUDA_ROWS if x.is_cuda else ROWS
 
 
 @torch.library.register_fake("eokit::norm_relu")
@@ -53,9 +60,18 @@ def _norm_relu_backward(
     return grad_z.flatten(-2).to(z.dtype), (let * normed.flatten(-2)).sum(0), let.sum(0)
 
 
-library.fall_back("norm_relu", reference.norm_relu)
-library.fall_back("norm_relu_", _norm_relu_in_place)
-library.fall_back("norm_relu_backward", _norm_relu_backward)
+WIDEST = 2048
+"""Features of a group that a Triton kernel holds in registers."""
+
+
+def _takes_triton(x: Tensor, *rest: Any) -> bool:
+    """x: (R, C), of which every op here has one first; rest ends in groups, epsilon."""
+    return library.takes_triton(x) and x.shape[1] <= WIDEST * rest[-2]
+
+
+library.register("norm_relu", reference.norm_relu, "eokit.ops.row_mlp.triton", _takes_triton)
+library.register("norm_relu_", _norm_relu_in_place, "eokit.ops.row_mlp.triton", _takes_triton)
+library.register("norm_relu_backward", _norm_relu_backward, "eokit.ops.row_mlp.triton", _takes_triton)
 
 
 @torch.library.custom_op("eokit::row_mlp_forward", mutates_args=())
@@ -70,10 +86,11 @@ def row_mlp_forward(
 ) -> Tensor:
     """Weights (C', C) and biases (C') in the dtype of x (R, C), gains and shifts (C') float32 -> (R, last C')."""
     out = x.new_empty(len(x), len(weights[-1]))
-    buffers = [x.new_empty(min(ROWS, len(x)), len(weight)) for weight in weights[:-1]]
-    for start in range(0, len(x), ROWS):
-        hidden = x[start : start + ROWS]
-        targets = [buffer[: len(hidden)] for buffer in buffers] + [out[start : start + ROWS]]
+    block = _rows_of(x)
+    buffers = [x.new_empty(min(block, len(x)), len(weight)) for weight in weights[:-1]]
+    for start in range(0, len(x), block):
+        hidden = x[start : start + block]
+        targets = [buffer[: len(hidden)] for buffer in buffers] + [out[start : start + block]]
         for target, weight, bias, gain, shift in zip(targets, weights, biases, gains, shifts, strict=True):
             torch.addmm(bias, hidden, weight.T, out=target)
             torch.ops.eokit.norm_relu_(target, gain, shift, groups, epsilon)
@@ -95,12 +112,13 @@ def row_mlp_backward(
     """The gradients of x, then of all weights, biases, gains and shifts. Sums over blocks are float32."""
     grad_x = torch.empty_like(x)
     sums = [[torch.zeros_like(one, dtype=torch.float32) for one in kind] for kind in (weights, biases, gains, shifts)]
-    for start in range(0, len(x), ROWS):
-        inputs, linears = [x[start : start + ROWS]], []
+    block = _rows_of(x)
+    for start in range(0, len(x), block):
+        inputs, linears = [x[start : start + block]], []
         for weight, bias, gain, shift in zip(weights, biases, gains, shifts, strict=True):
             linears.append(torch.addmm(bias, inputs[-1], weight.T))
             inputs.append(torch.ops.eokit.norm_relu(linears[-1], gain, shift, groups, epsilon))
-        slope = grad[start : start + ROWS]
+        slope = grad[start : start + block]
         for i in reversed(range(len(weights))):
             slope, *of_norm = torch.ops.eokit.norm_relu_backward(
                 slope, linears[i], gains[i], shifts[i], groups, epsilon
@@ -110,7 +128,7 @@ def row_mlp_backward(
             ):
                 total += one
             slope = slope @ weights[i]
-        grad_x[start : start + ROWS] = slope
+        grad_x[start : start + block] = slope
     kinds = zip(sums, (weights, biases, gains, shifts), strict=True)
     return [grad_x, *(total.to(one.dtype) for kind, given in kinds for total, one in zip(kind, given, strict=True))]
 

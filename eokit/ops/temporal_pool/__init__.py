@@ -31,7 +31,7 @@ def temporal_pool(x: Tensor, queries: Tensor, positions: Tensor, *, key_mask: Te
     _check(x, queries, positions, key_mask)
     samples, pixels, dates, dim = x.shape
     mask = None if key_mask is None else key_mask.expand(samples, pixels, dates)
-    if not (library.runs_compiled(x) and x.numel()):
+    if not (library.runs_kernels(x) and x.numel()):
         return reference.temporal_pool(x, queries, positions, mask)
     queries, positions = queries.float(), positions.float().contiguous()
     folded = queries.unflatten(-1, (len(queries), -1)).sum(1)  # (H, D / H): all slices see the same position

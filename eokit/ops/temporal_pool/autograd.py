@@ -75,5 +75,18 @@ def _reference_backward(
     return grad_x.flatten(0, 1).to(x.dtype), grad_queries, slopes.sum(1)
 
 
-library.fall_back("pool_forward", _reference_forward)
-library.fall_back("pool_backward", _reference_backward)
+WIDEST, WIDEST_BACKWARD_HALF = 512, 128
+"""Features of a pixel that the Triton kernels hold in registers, and that the backward one does in half precision."""
+
+
+def _takes_triton(x: Tensor, *_: Any) -> bool:
+    """x: (P, T, D), or the gradient (P, D)."""
+    return library.takes_triton(x) and x.shape[-1] <= WIDEST
+
+
+def _takes_triton_back(grad_out: Tensor, *_: Any) -> bool:
+    return _takes_triton(grad_out) and (grad_out.element_size() == 4 or grad_out.shape[-1] <= WIDEST_BACKWARD_HALF)
+
+
+library.register("pool_forward", _reference_forward, "eokit.ops.temporal_pool.triton", _takes_triton)
+library.register("pool_backward", _reference_backward, "eokit.ops.temporal_pool.triton", _takes_triton_back)

@@ -87,7 +87,7 @@ def scatter_tokens(
 def _map_rows(
     x: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, pos: Tensor | None, *, by_output: bool
 ) -> Tensor:
-    if library.runs_compiled(x) or (library.default_backend() is None and x.device.type != "cpu"):
+    if library.runs_kernels(x) or (library.default_backend() is None and x.device.type != "cpu"):
         return torch.ops.eokit.map_rows(x, map, back, fill, pos, by_output)
     return reference.map_rows(x, map, fill, pos, by_output)
 

@@ -61,6 +61,6 @@ def _map_rows(
     return reference.map_rows(source, map, fill, positions, by_output)
 
 
-library.fall_back("invert_index", reference.invert_index)
-library.fall_back("map_rows", _map_rows)
-library.fall_back("sum_unmapped", reference.sum_unmapped)
+library.register("invert_index", reference.invert_index)
+library.register("map_rows", _map_rows, "eokit.ops.tokens.triton")
+library.register("sum_unmapped", reference.sum_unmapped, "eokit.ops.tokens.triton")
