@@ -198,13 +198,13 @@ EOKIT_DEVICE void keep_slopes(E* slopes, const float (&s)[N][4], int lane) {
     }
 }
 
-// One warp: 16 keys against one block of queries; from 96 features on in halves, whose P and dS fit into the registers
-// beside dK and dV.
-template <int D, class E>
+// One warp: 16 keys against one block of queries; in halves, whose P and dS need fewer registers, where dK and dV of all
+// the warp's keys need many.
+template <int D, int kHeld, class E>
 EOKIT_DEVICE void add_queries(KeyGradients<D>& grad, const AttentionBackward<E>& call, const BackwardItem<E>& at,
                               const BackwardTiles<E>& tiles, const E* q, const E* grad_out, int local, int key, int query,
                               int lane) {
-  constexpr int kSpan = D > 64 ? kTile : kQueries;
+  constexpr int kSpan = D * kHeld > 64 ? kTile : kQueries;
 #pragma unroll 1
   for (int first = 0; first < kQueries; first += kSpan) {
     float p[kSpan / 8][4], s[kSpan / 8][4];
@@ -321,7 +321,7 @@ EOKIT_DEVICE void backward_pass(const AttentionBackward<E>& call, const Backward
     for (int t = 0; t < kHeld; ++t) {
       const int local = (warp * kHeld + t) * kTile;
       if (local < key_tiles * kTile)
-        add_queries<D>(grads[t], call, at, tiles, q, q + block_size, local, first_key + local, block * kQueries, lane);
+        add_queries<D, kHeld>(grads[t], call, at, tiles, q, q + block_size, local, first_key + local, block * kQueries, lane);
     }
     sync_block();  // slopes are there
     write_query_gradient<D>(call, at, tiles, key_tiles, pass, block * kQueries, lane, warp);

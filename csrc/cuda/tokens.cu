@@ -10,21 +10,22 @@
 namespace eokit {
 namespace {
 
+// One block a multiprocessor is asked for, so that ptxas does not spill to make room for more; there is room for more.
 template <class E, int kCount>
-__global__ void __launch_bounds__(kThreads) map_rows_kernel(const __grid_constant__ MapRows<E> call) {
+__global__ void __launch_bounds__(kThreads, 1) map_rows_kernel(const __grid_constant__ MapRows<E> call) {
   map_rows_block<E, kCount>(call);
 }
 template <class E, int kCount>
-__global__ void __launch_bounds__(kThreads) sum_unmapped_kernel(const __grid_constant__ SumUnmapped<E> call) {
+__global__ void __launch_bounds__(kThreads, 1) sum_unmapped_kernel(const __grid_constant__ SumUnmapped<E> call) {
   sum_unmapped_block<E, kCount>(call);
 }
-__global__ void __launch_bounds__(kThreads) add_parts_kernel(const float* sums, int64_t parts, int64_t size, float* result) {
+__global__ void __launch_bounds__(kThreads, 1) add_parts_kernel(const float* sums, int64_t parts, int64_t size, float* result) {
   add_parts_block(sums, parts, size, result);
 }
-__global__ void __launch_bounds__(kThreads) invert_index_kernel(const __grid_constant__ InvertIndex call) {
+__global__ void __launch_bounds__(kThreads, 1) invert_index_kernel(const __grid_constant__ InvertIndex call) {
   invert_index_block(call);
 }
-__global__ void __launch_bounds__(kThreads) check_inverse_kernel(const __grid_constant__ InvertIndex call, int* wrong) {
+__global__ void __launch_bounds__(kThreads, 1) check_inverse_kernel(const __grid_constant__ InvertIndex call, int* wrong) {
   check_inverse_block(call, wrong);
 }
 

@@ -53,14 +53,14 @@ def test_there_is_something_to_compile():
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", [source.stem for source in SOURCES])
-def test_every_kernel_compiles_without_stack_and_spills(compiled, source, architecture, record_property):
+def test_every_kernel_compiles_without_stack_and_spills(compiled, source, architecture):
     done = compiled[source, architecture].result()
     assert done.returncode == 0, done.stderr[-4000:]
     told = done.stdout + done.stderr
     kernels = list(KERNEL.finditer(told))
     assert len(kernels) == told.count("Compiling entry function") > 0
     for kernel in kernels:
-        record_property(kernel["name"], int(kernel["registers"]))
+        print(kernel["name"], kernel["registers"], "registers")  # pytest -rP shows them
         found = {what: int(kernel[what]) for what in ("stack", "stores", "loads")}
         assert found == {"stack": 0, "stores": 0, "loads": 0}, kernel["name"]
         assert int(kernel["registers"]) * 256 <= 65536  # a block of eight warps has them all
