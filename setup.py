@@ -70,11 +70,12 @@ def no_cuda():
     wanted = os.environ.get("EOKIT_WITH_CUDA", "")
     if wanted == "0":
         return "left out, EOKIT_WITH_CUDA=0"
-    if wanted == "1":
-        return ""
+    reason = "" if CUDA_HOME else "left out, the build found no nvcc; put it on the path or set CUDA_HOME"
     if not cuda_of_torch:
-        return "left out, the torch of the build has no CUDA; install a CUDA build of torch first"
-    return "" if CUDA_HOME else "left out, the build found no nvcc; put it on the path or set CUDA_HOME"
+        reason = "left out, the torch of the build has no CUDA; install a CUDA build of torch first"
+    if wanted == "1" and reason:
+        sys.exit(f"eokit: EOKIT_WITH_CUDA=1, but the CUDA kernels are {reason}")
+    return reason
 
 
 def build_commands():
