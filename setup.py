@@ -14,7 +14,8 @@ from setuptools.command.build_py import build_py
 
 try:
     from pybind11 import get_include
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+    from torch.version import cuda as cuda_of_torch
 
     NOT_THERE = ""
 except ImportError as error:
@@ -23,6 +24,7 @@ except ImportError as error:
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
 # GCC warns of its own AVX-512 headers, and of vector types in functions that are inlined anyway.
 QUIET = ["-Wno-psabi", "-Wno-maybe-uninitialized"]
+CUDA_FLAGS = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA"]
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "-Wall", *QUIET]
 
 
@@ -49,7 +51,31 @@ def extensions():
             extra_compile_args=FLAGS + facts,
             language="c++",
         ),
+        *cuda_extension(headers, stable),
     ]
+
+
+def cuda_extension(headers, stable):
+    """[eokit._C_cuda], or [] where `no_cuda` has a reason."""
+    if no_cuda():
+        return []
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    kernels = sorted(map(str, Path("csrc/cuda").glob("*.cu")))
+    flags = {"cxx": FLAGS + stable, "nvcc": CUDA_FLAGS + stable}
+    return [CUDAExtension("eokit._C_cuda", kernels, depends=headers, extra_compile_args=flags, py_limited_api=True)]
+
+
+def no_cuda():
+    """Why the CUDA kernels are not built, "" if they are. What the build machine's GPU is, if any, has no say in it."""
+    wanted = os.environ.get("EOKIT_WITH_CUDA", "")
+    if wanted == "0":
+        return "left out, EOKIT_WITH_CUDA=0"
+    reason = "" if CUDA_HOME else "left out, the build found no nvcc; put it on the path or set CUDA_HOME"
+    if not cuda_of_torch:
+        reason = "left out, the torch of the build has no CUDA; install a CUDA build of torch first"
+    if wanted == "1" and reason:
+        sys.exit(f"eokit: EOKIT_WITH_CUDA=1, but the CUDA kernels are {reason}")
+    return reason
 
 
 def build_commands():
@@ -59,30 +85,43 @@ def build_commands():
         class Explain(build_py):
             def run(self):
                 super().run()
-                write_report(self, NOT_THERE)
+                write_report(self, NOT_THERE, NOT_THERE)
 
         return {"build_py": Explain}
 
     class BuildOrExplain(BuildExtension):
         def run(self):
-            outcome = "built"
+            outcome, cuda = self.attempt(), no_cuda()
+            if not cuda:  # kernels for a GPU that do not build must not cost the others
+                cuda = outcome
+                if outcome != "built":
+                    self.extensions = [one for one in self.extensions if not one.name.endswith("_C_cuda")]
+                    outcome = self.attempt()
+            if outcome != "built":
+                self.extensions = []
+            write_report(self, outcome, cuda)
+
+        def attempt(self):
+            inplace = self.inplace
             try:
                 super().run()
             except Exception as error:  # whatever a compiler, ninja or torch may raise
-                outcome = f"the build failed with the C++ compiler {os.environ.get('CXX', 'c++')!r}: {_one_line(error)}"
-                self.extensions = []
-                print(f"eokit: compiled libraries left out, {outcome}", file=sys.stderr)
-            write_report(self, outcome)
+                self.inplace = inplace  # setuptools puts it aside for the length of a run
+                told = f"the build failed with the C++ compiler {os.environ.get('CXX', 'c++')!r}: {_one_line(error)}"
+                print(f"eokit: compiled libraries left out, {told}", file=sys.stderr)
+                return told
+            return "built"
 
     return {"build_ext": BuildOrExplain}
 
 
-def write_report(command, outcome):
+def write_report(command, outcome, cuda):
     """Keep beside the package what became of its libraries."""
     into_source = getattr(command, "inplace", False) or getattr(command, "editable_mode", False)
     package = Path("eokit") if into_source else Path(command.build_lib, "eokit")
     package.mkdir(parents=True, exist_ok=True)
-    (package / "_build_report.json").write_text(json.dumps({"_C": outcome, "_native": outcome}) + "\n")
+    report = {"_C": outcome, "_native": outcome, "_C_cuda": cuda}
+    (package / "_build_report.json").write_text(json.dumps(report) + "\n")
 
 
 def _one_line(error):

@@ -87,6 +87,8 @@ def scatter_tokens(
 def _map_rows(
     x: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, pos: Tensor | None, *, by_output: bool
 ) -> Tensor:
+    if library.runs_cuda(x):
+        return torch.ops.eokit_cuda.map_rows(x, map, back, fill, pos, by_output)
     if library.runs_kernels(x):
         return torch.ops.eokit.map_rows(x, map, back, fill, pos, by_output)
     return reference.map_rows(x, map, fill, pos, by_output)
