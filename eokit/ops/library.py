@@ -166,6 +166,7 @@ def register(
     kernels: the module whose function `name` launches the Triton kernels; imported at the first call that needs it.
     takes: whether they take these arguments.
     """
+
     def run(*arguments: Any) -> Any:
         if kernels is not None and takes(*arguments):
             return getattr(import_module(kernels), name)(*arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def attention(
 
 
 _ON_CUDA = f"on a CUDA device with heads of at most {autograd.WIDEST} features"
-KERNELS = {
+KERNELS: dict[str, tuple[Callable[[str], None], Callable[[Tensor], bool], str]] = {
     "cpu": (library.require_compiled, library.takes_compiled, "float32, bfloat16 or float16 on a CPU"),
     "triton": (library.require_triton, autograd.takes_triton, f"float32, bfloat16 or float16 {_ON_CUDA}"),
     "cuda": (library.require_cuda, autograd.takes_cuda, f"bfloat16 or float16 {_ON_CUDA}"),

@@ -41,9 +41,7 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
-    to_source = (
-        ops.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
-    )
+    to_source = ops.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
     to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
     if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
@@ -55,9 +53,7 @@ for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
     torch.library.register_fake(f"{_ops.name}::invert_index", _fake_invert)
     torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
     torch.library.register_fake(f"{_ops.name}::sum_unmapped", _fake_sum)
-    torch.library.register_autograd(
-        f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context
-    )
+    torch.library.register_autograd(f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context)
 
 
 def _map_rows(
