@@ -9,12 +9,7 @@ from eokit.errors import ArgumentError
 from eokit.ops import gather_tokens, scatter_tokens, use_backend
 from eokit.ops.tokens import reference
 from tests.ops.conftest import compiled
-
-
-def choose(batch, length, count):
-    return (
-        torch.stack([torch.randperm(length)[:count] for _ in range(batch)]) if batch else torch.empty(0, count).long()
-    )
+from tests.ops.row_cases import choose
 
 
 def leaf(*shape, dtype=torch.float32):

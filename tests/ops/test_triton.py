@@ -15,8 +15,8 @@ import torch
 from eokit.errors import ArgumentError, SetupError
 from eokit.ops import attention, backends, gather_tokens, library, placement, row_mlp, scatter_tokens, use_backend
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
-from tests.ops.test_temporal_pool import make as make_series
-from tests.ops.test_temporal_pool import run as pool
+from tests.ops.row_cases import assert_as_exact_as, choose, make_series
+from tests.ops.row_cases import run_pool as pool
 
 installed = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install 'eokit[triton]'"
@@ -146,10 +146,6 @@ def test_the_ops_pass_opcheck():
     torch.library.opcheck(torch.ops.eokit.attention_forward.default, (q, k, v, None, bias_t, 0.25))
 
 
-def choose(batch, length, count):
-    return torch.stack([torch.randperm(length)[:count] for _ in range(batch)])
-
-
 @interpreted
 @every_dtype
 @pytest.mark.parametrize("own", [None, False, True])
@@ -223,9 +219,7 @@ def test_pooling_is_as_exact_as_the_reference(dtype, shape, poisoned):
     grad = torch.randn(samples, pixels, heads * values).to(dtype).double()
     exact = pool("reference", torch.float64, case, grad)
     ours, theirs = pool("triton", dtype, case, grad), pool("reference", dtype, case, grad)
-    for a, b, truth in zip(ours, theirs, exact, strict=True):
-        limit = 2 * (b - truth).abs().max() + torch.finfo(dtype).eps * truth.abs().max()
-        assert (a - truth).abs().max() <= limit
+    assert_as_exact_as(ours, theirs, exact)
 
 
 @interpreted
