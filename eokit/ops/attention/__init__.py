@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
-from eokit.ops.attention import autograd, reference, sdpa
+from eokit.ops.attention import autograd, reference, sdpa, table
 
 __all__ = ["attention"]
 
@@ -56,7 +56,7 @@ def attention(
     _check_tensors(q, k, v)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q, k.shape[-3], plain=key_mask is None and bias is None)
+    chosen = _choose(backend, q, k, plain=key_mask is None and bias is None)
     if chosen in KERNELS:
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
@@ -83,10 +83,10 @@ one, if it takes the arguments: it knows neither masks nor biases. By arithmetic
 8 T D bytes at 3.35 TB/s take as long as 4 T^2 D operations at 60 % of 989 TFLOP/s when T is 354."""
 
 
-def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
+def _choose(backend: str | None, q: Tensor, k: Tensor, *, plain: bool) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced.
 
-    plain: there is neither mask nor bias.
+    plain: there is neither mask nor bias. On a GPU the measured table has the word where nothing was asked for.
     """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
@@ -97,10 +97,13 @@ def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
     wanted = library.default_backend()
     if wanted in (None, "cpu") and library.takes_compiled(q):
         return "cpu"
-    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and keys > LONGEST):
+    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and k.shape[-3] > LONGEST):
         return "triton"
     if wanted == "cuda" and autograd.takes_cuda(q):
         return "cuda"
+    if wanted is None and q.is_cuda:
+        measured = table.fastest(q, k, masked=not plain)
+        return measured if measured in KERNELS and KERNELS[measured][1](q) else "sdpa"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 
 
