@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eokit.ops import dino_cross_entropy, info_nce, mil_nce
+from eokit.ops import dino_cross_entropy, gather_tokens, info_nce, mil_nce, row_mlp, use_backend
 from eokit.ops.losses import reference as losses
 from tests.gpu.support import every_row_kernel, every_token_kernel, named, skip_if_long, skip_without
 from tests.ops import row_cases
@@ -54,6 +54,22 @@ def test_the_row_mlp(backend, widths):
     assert_follows_the_law(lambda *how: row_cases.run_mlp(*how, (x, layers), 4, grad), backend, torch.float32)
 
 
+@every_row_kernel
+@pytest.mark.parametrize(("inputs", "features"), [(10, 96), (96, 384), (384, 768), (768, 1536)])
+def test_a_layer_of_the_row_mlp(backend, dtype, inputs, features, poisoned):
+    """In half precision one kernel up to groups of 256 features, in four groups."""
+    skip_if_long(137 * inputs * features)
+    torch.manual_seed(0)
+    x, layers = row_cases.make_rows(137, (inputs, features))
+    case = x.to(dtype).double(), [[one.to(dtype).double() for one in layers[0]]]
+
+    def run(name, wide):
+        with use_backend(name):
+            return [row_mlp(case[0].to(wide), [[one.to(wide) for one in case[1][0]]])]
+
+    assert_follows_the_law(run, backend, dtype)
+
+
 @pytest.mark.parametrize("loss", ["info_nce", "mil_nce", "dino"])
 def test_the_streamed_losses_equal_their_formulas(loss):
     torch.manual_seed(0)
@@ -81,8 +97,6 @@ def test_the_streamed_losses_equal_their_formulas(loss):
 
 @pytest.mark.parametrize("backend", [named("triton"), named("cuda")])
 def test_tokens_of_more_than_two_to_the_31_elements(backend):
-    from eokit.ops import gather_tokens, use_backend
-
     shape, index = (65_600, 64, 520), torch.tensor([[63, 0, 5]])
     assert torch.Size(shape).numel() > 2**31
     skip_without(2 * torch.Size(shape).numel() + 2**30)
