@@ -12,14 +12,20 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
+INSTALL = "install it, then eokit with --no-build-isolation"
 try:
-    from pybind11 import get_include
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
     from torch.version import cuda as cuda_of_torch
 
     NOT_THERE = ""
 except ImportError as error:
-    NOT_THERE = f"the build has no pybind11 or no torch ({error}); install both, then eokit with --no-build-isolation"
+    NOT_THERE = f"the build has no torch ({error}); {INSTALL}"
+try:
+    from pybind11 import get_include
+
+    NO_NATIVE = ""
+except ImportError as error:  # machines with a GPU may have torch and little else
+    NO_NATIVE = f"the build has no pybind11 ({error}); {INSTALL}"
 
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
 # GCC warns of its own AVX-512 headers, and of vector types in functions that are inlined anyway.
@@ -29,30 +35,31 @@ FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "
 
 
 def extensions():
-    """The compiled libraries; none where the build has no torch or pybind11."""
+    """The compiled libraries; none where the build has no torch, and no `_native` without pybind11."""
     if NOT_THERE:
         print(f"eokit: compiled libraries left out, {NOT_THERE}", file=sys.stderr)
         return []
 
     kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
-    native = ["csrc/native.cpp", *sorted(map(str, Path("csrc/data").glob("*.cpp")))]
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
     stable = ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
-    facts = [f'-DEOKIT_FLAGS="{" ".join(FLAGS)}"', f'-DEOKIT_TORCH_TARGET="{TORCH_TARGET}"']
     return [
         # Nothing of Python is used in _C, it is loaded by torch; so no link against torch_python.
         CppExtension("eokit._C", kernels, depends=headers, extra_compile_args=FLAGS + stable, py_limited_api=True),
-        # Loaded by processes that only read data, so it is linked against nothing of torch.
-        Extension(
-            "eokit._native",
-            native,
-            depends=headers,
-            include_dirs=[get_include()],
-            extra_compile_args=FLAGS + facts,
-            language="c++",
-        ),
+        *native_extension(headers),
         *cuda_extension(headers, stable),
     ]
+
+
+def native_extension(headers):
+    """[eokit._native], loaded by processes that only read data, so it is linked against nothing of torch."""
+    if NO_NATIVE:
+        print(f"eokit: eokit._native left out, {NO_NATIVE}", file=sys.stderr)
+        return []
+    sources = ["csrc/native.cpp", *sorted(map(str, Path("csrc/data").glob("*.cpp")))]
+    facts = [f'-DEOKIT_FLAGS="{" ".join(FLAGS)}"', f'-DEOKIT_TORCH_TARGET="{TORCH_TARGET}"']
+    options = {"include_dirs": [get_include()], "extra_compile_args": FLAGS + facts, "language": "c++"}
+    return [Extension("eokit._native", sources, depends=headers, **options)]
 
 
 def cuda_extension(headers, stable):
@@ -120,7 +127,7 @@ def write_report(command, outcome, cuda):
     into_source = getattr(command, "inplace", False) or getattr(command, "editable_mode", False)
     package = Path("eokit") if into_source else Path(command.build_lib, "eokit")
     package.mkdir(parents=True, exist_ok=True)
-    report = {"_C": outcome, "_native": outcome, "_C_cuda": cuda}
+    report = {"_C": outcome, "_native": NO_NATIVE or outcome, "_C_cuda": cuda}
     (package / "_build_report.json").write_text(json.dumps(report) + "\n")
 
 
