@@ -19,6 +19,7 @@ VERBS = {
     "prepare": "turn a published data set into one Zarr store",
     "inspect": "show what is in a store: sensors, dates, gaps, classes, a picture",
     "datasets": "list the known data sets, what they hold and where they come from",
+    "models": "list the models, check them against published ones, convert weights",
     "pretrain": "pretrain an encoder on a store, without labels",
     "finetune": "fine-tune a pretrained encoder on the labels of a store",
     "evaluate": "score a bundle: kNN, linear probe or the fine-tuned model",

@@ -22,6 +22,8 @@ OPTIONS = {
     "datasets list": "",
     "datasets info": "",
     "datasets check": "",
+    "models list": "",
+    "models info": "",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
     "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"
@@ -94,6 +96,8 @@ def quick(verb, store, bundle):
         "inspect": ("inspect", store.path),
         "datasets list": ("datasets", "list"),
         "datasets info": ("datasets", "info", "pastis"),
+        "models list": ("models", "list"),
+        "models info": ("models", "info", "anysat"),
         "pretrain": ("pretrain", *data, "--dry-run", "--device", "cpu"),
         "finetune": ("finetune", bundle, *data, "--dry-run", "--device", "cpu"),
         "evaluate": ("evaluate", bundle, *data, "--protocol", "knn"),
@@ -101,7 +105,8 @@ def quick(verb, store, bundle):
     }[verb]
 
 
-TALKING = ("prepare", "inspect", "datasets list", "datasets info", "pretrain", "finetune", "evaluate", "doctor")
+TALKING = ("prepare", "inspect", "datasets list", "datasets info", "models list", "models info", "pretrain", "finetune",
+           "evaluate", "doctor")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", TALKING)

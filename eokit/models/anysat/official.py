@@ -22,8 +22,6 @@ from eokit.models.base import Features
 from eokit.models.bundle import check_tensors
 from eokit.models.parity import stand_in
 
-URL = "https://huggingface.co/g-astruc/AnySat/resolve/main/models/AnySat.pth"
-
 _PREFIXES = ("target_encoder.", "model.encoder.", "model.", "")
 """What may stand before the encoder's keys: the teacher, else the student, the hub's wrapper, or nothing."""
 
