@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from eokit_cli.options import common, emit
+from eokit.errors import EokitError
+from eokit_cli.options import PATH, common, emit
 
 if TYPE_CHECKING:
     from eokit.models.info import ModelInfo, SensorRow
+    from eokit.models.parity import Outcome
+
+NAME = click.argument("name", metavar="NAME")
 
 
 @click.group()
@@ -29,7 +35,7 @@ def list_(as_json: bool, quiet: bool) -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME")
+@NAME
 @common
 def info(name: str, as_json: bool, quiet: bool) -> None:
     """Say what NAME takes and gives, its sizes, licences, how to cite it, and what it was compared with."""
@@ -37,6 +43,35 @@ def info(name: str, as_json: bool, quiet: bool) -> None:
 
     known = get_info(name)
     emit(asdict(known), as_json, quiet, lambda: _page(known))
+
+
+@command.command()
+@NAME
+@click.argument("folder", metavar="DIR", type=PATH)
+@common
+def parity(name: str, folder: Path, as_json: bool, quiet: bool) -> None:
+    """Run the recorded cases in DIR through NAME and print how far the outputs are from the recorded ones.
+
+    DIR holds index.json and one .npz a case: inputs and output of the published code, under weights that both sides
+    make by the same formula. Exit code 1 where a case differs by more than float32 explains.
+    """
+    from eokit.models.parity import TOLERANCE, compare
+    from eokit.models.registry import published_hook
+
+    outcomes = compare(folder, published_hook(name, "run_case"), quiet)
+    failed = [one.file for one in outcomes if not one.passed]
+    cases = [asdict(one) | {"passed": one.passed} for one in outcomes]
+    result = {"model": name, "folder": str(folder), "tolerance": TOLERANCE, "cases": cases}
+    emit(result, as_json, quiet, lambda: _parity_table(outcomes, TOLERANCE))
+    if failed:
+        raise EokitError(f"{folder}: {len(failed)} of {len(outcomes)} cases differ: {', '.join(failed)}")
+
+
+def _parity_table(outcomes: Sequence[Outcome], tolerance: float) -> str:
+    lines = [f"{one.file}  {one.error:8.1e}  {'' if one.passed else 'DIFFERS  '}{one.about}" for one in outcomes]
+    passed = sum(one.passed for one in outcomes)
+    rule = f"largest difference over the largest recorded value, at most {tolerance:.0e}"
+    return "\n".join([*lines, f"{passed} of {len(outcomes)} cases agree: {rule}"])
 
 
 def _line(info: ModelInfo) -> str:

@@ -24,6 +24,7 @@ OPTIONS = {
     "datasets check": "",
     "models list": "",
     "models info": "",
+    "models parity": "",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
     "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"
