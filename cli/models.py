@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from eokit.errors import EokitError
-from eokit_cli.options import PATH, common, emit
+from eokit_cli.options import PATH, common, emit, say
 
 if TYPE_CHECKING:
     from eokit.models.info import ModelInfo, SensorRow
     from eokit.models.parity import Outcome
+    from eokit.tasks.convert import Converted
 
 NAME = click.argument("name", metavar="NAME")
 
@@ -65,6 +66,36 @@ def parity(name: str, folder: Path, as_json: bool, quiet: bool) -> None:
     emit(result, as_json, quiet, lambda: _parity_table(outcomes, TOLERANCE))
     if failed:
         raise EokitError(f"{folder}: {len(failed)} of {len(outcomes)} cases differ: {', '.join(failed)}")
+
+
+@command.command()
+@NAME
+@click.argument("file", metavar="FILE", type=PATH)
+@click.argument("bundle", metavar="BUNDLE", type=PATH)
+@click.option("--data", type=PATH, metavar="STORE", help="Put the statistics of this store in.  [default: none]")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@common
+def convert(
+    name: str, file: Path, bundle: Path, data: Path | None, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    """Turn published weights of NAME in FILE (.pth, .safetensors) into a BUNDLE that every verb takes.
+
+    Every tensor of the encoder must be in FILE with its shape, else exit code 4 with the keys that differ.
+    Weights come without statistics of the data. With --data the bundle takes those of a store; without, evaluate,
+    finetune and embed standardise each store by its own, and maps of GeoTIFFs are refused.
+    """
+    from eokit.tasks.convert import convert as write_bundle
+
+    result = write_bundle(name, file, bundle, data, overwrite)
+    for note in result.notes:
+        say(f"note: {note}", quiet)
+    emit(asdict(result), as_json, quiet, lambda: _converted(result))
+
+
+def _converted(result: Converted) -> str:
+    statistics = ", ".join(result.modalities) or "none, every store is standardised by its own"
+    lines = [result.words, f"statistics  {statistics}", f"bundle      {result.path}"]
+    return "\n".join([*lines, "SYNTHETIC statistics"] if result.synthetic else lines)
 
 
 def _parity_table(outcomes: Sequence[Outcome], tolerance: float) -> str:

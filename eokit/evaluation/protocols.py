@@ -36,7 +36,7 @@ from eokit.nn.device import pick_device
 from eokit.tasks import linear_probe
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, only, thin_out
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
@@ -284,14 +284,6 @@ PROTOCOLS: dict[str, Callable[[Study], Outcome]] = {
 def support(tokens: Tokens, labels: Labels) -> np.ndarray:
     """(K,) tokens per class."""
     return torch.bincount(tokens.labels, minlength=labels.n_classes).numpy()
-
-
-def only(preprocessing: Preprocessing, names: tuple[str, ...]) -> Preprocessing:
-    """The inputs called `names`; one that is not there is a UsageError."""
-    missing = [name for name in names if name not in preprocessing.inputs]
-    if missing:
-        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(preprocessing.inputs)}")
-    return Preprocessing({name: preprocessing.inputs[name] for name in names})
 
 
 def leaks(study: Study) -> list[str]:

@@ -2,7 +2,7 @@
 
 A family is one module or package with `INFO: ModelInfo`, `PRESETS: dict[str, dict]` (plain configuration values by
 preset name) and `build(config: dict) -> Encoder`. One whose weights are published also has `run_case` (see
-`eokit.models.parity.compare`) and `from_published` (see `eokit.models.published.convert`). Adding one is a line in
+`eokit.models.parity.compare`) and `from_published` (see `eokit.models.published.Published`). Adding one is a line in
 `FAMILIES`.
 """
 

@@ -25,6 +25,7 @@ OPTIONS = {
     "models list": "",
     "models info": "",
     "models parity": "",
+    "models convert": "--data --overwrite",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
     "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"

@@ -1,0 +1,72 @@
+"""A bundle without statistics standardises each store by its own, and is held to the bands its weights know."""
+
+from __future__ import annotations
+
+import pytest
+
+from eokit.data.statistics import make_preprocessing
+from eokit.errors import WeightsError
+from eokit.evaluation.protocols import EvaluateSettings, evaluate
+from eokit.models.bundle import load_bundle
+from eokit.tasks.inputs import match_inputs
+from tests.training.labelled_stores import labelled_store
+
+from .many_sensors import anysat_bundle, many_sensors
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return many_sensors(tmp_path_factory.mktemp("data") / "toy.zarr")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return anysat_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+def match(bundle, store):
+    return match_inputs(load_bundle(bundle).preprocessing, store, "bundle")
+
+
+def test_every_modality_that_is_taken_gets_the_statistics_of_the_store(bundle, store):
+    matched, notes = match(bundle, store)
+    assert matched == make_preprocessing(store, ["s2", "s1-asc", "spot"])
+    assert "s2, s1-asc, spot: standardised by the statistics of" in notes[-1]
+
+
+def test_what_the_model_does_not_take_is_left_out_with_a_note(tmp_path, store):
+    matched, notes = match(anysat_bundle(tmp_path / "b", modalities={"s2": 10}), store)
+    assert list(matched.inputs) == ["s2"]
+    assert notes[:2] == ["s1-asc: not taken by the model, left out", "spot: not taken by the model, left out"]
+
+
+def test_bands_in_another_order_are_refused_with_both_orders(tmp_path, bundle):
+    turned = many_sensors(tmp_path / "turned.zarr", spot={"bands": ("B", "G", "R")})
+    with pytest.raises(WeightsError, match="spot holds bands B G R, the weights expect R G B in this order"):
+        match(bundle, turned)
+
+
+def test_pixels_of_another_size_are_refused(tmp_path, bundle):
+    coarse = many_sensors(tmp_path / "coarse.zarr", s2={"gsd": 20.0})
+    with pytest.raises(WeightsError, match="s2 has pixels of 20 m, the weights expect 10 m"):
+        match(bundle, coarse)
+
+
+def test_bands_of_other_names_are_told(tmp_path, bundle):
+    named = many_sensors(tmp_path / "named.zarr", **{"s1-asc": {"bands": ("VV", "VV-VH")}})
+    assert "s1-asc: bands VV VV-VH are read as VV VH" in match(bundle, named)[1]
+
+
+def test_nothing_in_common_is_refused_with_the_numbers_of_bands(tmp_path, bundle):
+    four = labelled_store(tmp_path / "four.zarr", folds=(1,), bands=("B02", "B03", "B04", "B08"))
+    with pytest.raises(WeightsError, match=r"takes \(bands\) s2 \(10\), .*has s2 \(4\): no modality of so many bands"):
+        match(bundle, four)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_modalities_of_other_resolutions_are_scored_on_the_grid_of_the_labels(bundle, store, protocol):
+    report = evaluate(EvaluateSettings(bundle=bundle, data=store.path, protocol=protocol, device="cpu", quiet=True))
+    labelled = sum(int((store.read_label("semantic", one) != 3).sum()) for one in store.select([2]))
+    assert report.matrix.sum() == (labelled if protocol == "linear" else 2 * 4 * 4)
+    assert report.provenance["modalities"] == ["s2", "s1-asc", "spot"]
+    assert any("over all its folds" in note for note in report.notes)
