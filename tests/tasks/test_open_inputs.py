@@ -9,6 +9,7 @@ from eokit.errors import WeightsError
 from eokit.evaluation.protocols import EvaluateSettings, evaluate
 from eokit.models.bundle import load_bundle
 from eokit.tasks.inputs import match_inputs
+from eokit.training.finetune import FinetuneSettings, finetune
 from tests.training.labelled_stores import labelled_store
 
 from .many_sensors import anysat_bundle, many_sensors
@@ -70,3 +71,10 @@ def test_modalities_of_other_resolutions_are_scored_on_the_grid_of_the_labels(bu
     assert report.matrix.sum() == (labelled if protocol == "linear" else 2 * 4 * 4)
     assert report.provenance["modalities"] == ["s2", "s1-asc", "spot"]
     assert any("over all its folds" in note for note in report.notes)
+
+
+def test_a_head_learned_on_an_open_bundle_keeps_the_statistics_it_learned_with(bundle, store, tmp_path):
+    loop = {"steps": 1, "batch_size": 2, "workers": 0, "device": "cpu"}
+    settings = {"bundle": bundle, "data": store.path, "out": tmp_path / "head", "head": "linear", "loop": loop}
+    finetune(FinetuneSettings(**settings, crop=None, quiet=True))
+    assert load_bundle(tmp_path / "head").preprocessing == match(bundle, store)[0]
