@@ -23,6 +23,7 @@ VERBS = {
     "pretrain": "pretrain an encoder on a store, without labels",
     "finetune": "fine-tune a pretrained encoder on the labels of a store",
     "evaluate": "score a bundle: kNN, linear probe or the fine-tuned model",
+    "embed": "write the features of every sample: Zarr, GeoParquet or GeoTIFFs",
     "predict": "draw a map: a Cloud-Optimized GeoTIFF from a store or dated GeoTIFFs",
     "bench": "measure speed and memory on this machine, beside torch",
     "demo": "run the whole chain on a synthetic season, offline, in minutes",

@@ -118,12 +118,12 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Prepr
         for patch, row, column in zip(patches, rows, columns, strict=True)
     )
     ids = [store.ids[sample] for sample in samples]
-    identity = {"store": store.dataset, "content": _digest(store), "samples": ids}
+    identity = {"store": store.dataset, "content": store_digest(store), "samples": ids}
     name = str(store.attributes["title"])
     return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, name=name)
 
 
-def _digest(store: Store) -> str:
+def store_digest(store: Store) -> str:
     """Of the store's layout, index and statistics, which change with its pixels; reading those would take minutes."""
     digest = hashlib.sha256()
     for file in (store.path / name for name in ("zarr.json", "index.parquet", "stats.json")):

@@ -32,6 +32,8 @@ OPTIONS = {
     " --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
     "evaluate": f"{SETTINGS} --data --protocol --folds --train-folds --val-folds --random-init --modalities --dates"
     " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
+    "embed": f"{SETTINGS} --level --modality --patch-metres --format --dtype --folds --modalities --dates --limit"
+    " --batch-size --workers --device --resume --overwrite --dry-run",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
     " --workers --device --resume --overwrite --dry-run",
     "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"
@@ -103,12 +105,13 @@ def quick(verb, store, bundle):
         "pretrain": ("pretrain", *data, "--dry-run", "--device", "cpu"),
         "finetune": ("finetune", bundle, *data, "--dry-run", "--device", "cpu"),
         "evaluate": ("evaluate", bundle, *data, "--protocol", "knn"),
+        "embed": ("embed", bundle, store.path, "toy.zarr", "--overwrite"),
         "doctor": ("doctor",),
     }[verb]
 
 
 TALKING = ("prepare", "inspect", "datasets list", "datasets info", "models list", "models info", "pretrain", "finetune",
-           "evaluate", "doctor")  # fmt: skip
+           "evaluate", "embed", "doctor")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", TALKING)

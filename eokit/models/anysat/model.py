@@ -237,6 +237,8 @@ class AnySat(Encoder):
         if unknown := [name for name in keep if name not in projected]:
             raise ArgumentError(f"dense = {unknown[0]!r} is not in the batch, which holds {', '.join(projected)}")
         whole = tuple(name for name, one in projected.items() if one.whole)
+        if coarse := [name for name in keep if name in whole]:
+            raise ArgumentError(f"dense = {coarse[0]!r} has no sub-patches: one token stands for its whole tile")
         patch, sub = self.spatial(projected, keep)
         masks = {name: one.seen for name, one in projected.items()}
         seen = None
