@@ -36,7 +36,7 @@ from eokit.nn.device import pick_device
 from eokit.tasks import linear_probe
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
 from eokit.tasks.heads import to_pixels
-from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, only, thin_out
+from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
 from eokit.tasks.metrics import confusion
 from eokit.tasks.segmentation import SegmentationModel, patch_matrices
 
@@ -177,12 +177,10 @@ def lay_out(settings: EvaluateSettings) -> Study:
     if bundle is not None and chosen_protocol(settings, bundle) == "finetuned":
         split = as_learned(split, bundle, store)
     if bundle is not None:
-        preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle))
+        preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle), settings.modalities)
     else:
         names = settings.modalities or (("s2",) if "s2" in store.modalities else tuple(store.modalities)[:1])
         preprocessing, notes = make_preprocessing(store, names, split.train), []
-    if settings.modalities is not None:
-        preprocessing = only(preprocessing, settings.modalities)
     if bundle is not None and settings.random_init:
         torch.manual_seed(settings.seed)
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())

@@ -73,14 +73,17 @@ def say_split(split: Split) -> str:
     return ", ".join(f"{name} {' '.join(map(str, folds)) or '-'}" for name, folds in split._asdict().items())
 
 
-def match_inputs(preprocessing: Preprocessing, store: Store, source: str) -> tuple[Preprocessing, list[str]]:
+def match_inputs(
+    preprocessing: Preprocessing, store: Store, source: str, modalities: Sequence[str] | None = None
+) -> tuple[Preprocessing, list[str]]:
     """The inputs of a model that `store` has, read as this store keeps them, and a note for each one it lacks.
 
+    modalities: only these, all of which must be there; None: all.
     Band order and normalisation stay the model's; scale and nodata are how the store writes numbers. Other bands or
     sensors, or no modality in common, are a WeightsError. An open preprocessing is filled by `own_inputs`.
     """
     if isinstance(preprocessing, OpenPreprocessing):
-        matched, notes = own_inputs(preprocessing.encoder, store, source)
+        matched, notes = own_inputs(preprocessing.encoder, store, source, modalities)
         by = f"{', '.join(matched.inputs)}: standardised by the statistics of {store.path} over all its folds"
         return matched, [*notes, f"{by}, as {source} has none"]
     common = [name for name in preprocessing.inputs if name in store.modalities]
@@ -95,11 +98,15 @@ def match_inputs(preprocessing: Preprocessing, store: Store, source: str) -> tup
         preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(store.path))
         inputs[name] = replace(preprocessing.inputs[name], scale=spec.scale, nodata=spec.nodata)
     missing = [name for name in preprocessing.inputs if name not in common]
-    return Preprocessing(inputs), [f"{name}: not in {store.path}, left out" for name in missing]
+    matched = Preprocessing(inputs)
+    notes = [f"{name}: not in {store.path}, left out" for name in missing]
+    return (matched if modalities is None else only(matched, modalities)), notes
 
 
-def own_inputs(encoder: Encoder, store: Store, source: str) -> tuple[Preprocessing, list[str]]:
-    """Every modality of `store` that `encoder` takes, standardised by the store's own statistics, and notes.
+def own_inputs(
+    encoder: Encoder, store: Store, source: str, modalities: Sequence[str] | None = None
+) -> tuple[Preprocessing, list[str]]:
+    """Every modality of `store` that `encoder` takes, or `modalities`, standardised by the store's own statistics.
 
     Bands or pixels of another order or size than the weights expect, or nothing to take, are a WeightsError.
     """
@@ -111,6 +118,9 @@ def own_inputs(encoder: Encoder, store: Store, source: str) -> tuple[Preprocessi
             f"{source} takes (bands) {takes}, {store.path} has {there}: no modality of so many bands in common"
         )
     notes = [f"{name}: not taken by the model, left out" for name in store.modalities if name not in taken]
+    if modalities is not None:
+        _check_among(modalities, taken)
+        taken, notes = list(modalities), []
     for name in taken:
         spec = store.modalities[name]
         notes += _differences(spec, encoder.expected(name, len(spec.bands)), str(store.path))
@@ -134,10 +144,13 @@ def _differences(spec: ModalitySpec, expected: Expected | None, where: str) -> l
 
 def only(preprocessing: Preprocessing, names: Sequence[str]) -> Preprocessing:
     """The inputs called `names`; one that is not there is a UsageError."""
-    missing = [name for name in names if name not in preprocessing.inputs]
-    if missing:
-        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(preprocessing.inputs)}")
+    _check_among(names, list(preprocessing.inputs))
     return Preprocessing({name: preprocessing.inputs[name] for name in names})
+
+
+def _check_among(names: Sequence[str], there: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in there]:
+        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(there)}")
 
 
 def label_layer(store: Store, name: str) -> tuple[tuple[str, ...], int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eokit.data.statistics import make_preprocessing
-from eokit.errors import WeightsError
+from eokit.errors import UsageError, WeightsError
 from eokit.evaluation.protocols import EvaluateSettings, evaluate
 from eokit.models.bundle import load_bundle
 from eokit.tasks.inputs import match_inputs
@@ -45,6 +45,15 @@ def test_bands_in_another_order_are_refused_with_both_orders(tmp_path, bundle):
     turned = many_sensors(tmp_path / "turned.zarr", spot={"bands": ("B", "G", "R")})
     with pytest.raises(WeightsError, match="spot holds bands B G R, the weights expect R G B in this order"):
         match(bundle, turned)
+
+
+def test_a_modality_that_does_not_fit_can_be_left_out_by_name(tmp_path, bundle):
+    turned = many_sensors(tmp_path / "turned.zarr", spot={"bands": ("B", "G", "R")})
+    matched, notes = match_inputs(load_bundle(bundle).preprocessing, turned, "bundle", ("s2", "s1-asc"))
+    assert list(matched.inputs) == ["s2", "s1-asc"]
+    assert notes[-1].startswith("s2, s1-asc: standardised")
+    with pytest.raises(UsageError, match="modality 'naip' is not among s2, s1-asc, spot"):
+        match_inputs(load_bundle(bundle).preprocessing, turned, "bundle", ("naip",))
 
 
 def test_pixels_of_another_size_are_refused(tmp_path, bundle):

@@ -36,7 +36,7 @@ from eokit.mapping.patches import store_digest
 from eokit.memory import peak_bytes
 from eokit.models.bundle import Bundle, OpenPreprocessing, find_bundle, load_bundle, newest_bundle
 from eokit.nn.device import pick_device
-from eokit.tasks.inputs import Reading, match_inputs, only, thin_out
+from eokit.tasks.inputs import Reading, match_inputs, thin_out
 
 CALIBRATION = 64
 """Samples, evenly spaced, whose largest absolute values make the steps of int8."""
@@ -184,9 +184,7 @@ def lay_out(settings: EmbedSettings) -> EmbedPlan:
     _check_target(out, settings)
     folder = find_bundle(settings.bundle or newest_bundle())
     bundle, store = load_bundle(folder), Store.open(settings.store)
-    preprocessing, notes = match_inputs(bundle.preprocessing, store, str(folder))
-    if settings.modalities is not None:
-        preprocessing = only(preprocessing, settings.modalities)
+    preprocessing, notes = match_inputs(bundle.preprocessing, store, str(folder), settings.modalities)
     numbers = store.select(settings.folds, settings.limit)
     if format_ == "cog":
         _check_places(store, numbers)
