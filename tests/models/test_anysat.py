@@ -9,7 +9,7 @@ import torch
 
 from eokit.data.sample import Batch, Series, Where
 from eokit.errors import ArgumentError, UsageError, WeightsError
-from eokit.models.anysat import PRESETS
+from eokit.models.anysat import PRESETS, reference
 from eokit.models.anysat.model import EVERY_SENSOR, calendar
 from eokit.models.anysat.official import encoder_tensors, from_official
 from eokit.models.anysat.positions import bucket_choice, buckets, date_code, grid_code
@@ -202,6 +202,29 @@ def test_modalities_of_different_extent_are_refused():
     batch = Batch({"s2": series("s2", 8), "s1-asc": series("s1", 4)}, (Where("a"), Where("b")))
     with pytest.raises(ArgumentError, match="cover different ground, patches of 40 m: s2 2 x 2, s1-asc 1 x 1"):
         encoder(batch)
+
+
+def observed_on_120_metres(names):
+    """What sensors saw, without a mask."""
+    every = every_sensor_on_120_metres()
+    encoder = build_encoder("anysat", None, {"width": 64, "depth": 2, "patch_metres": 30})
+    return {name: one for name, one in encoder.observe(every).items() if name in names}
+
+
+@pytest.mark.parametrize("names", [("s2", "s1", "spot"), ("aerial", "s2", "l7", "modis"), ("modis", "l8", "naip")])
+@pytest.mark.parametrize("form", [{}, {"bias_heads": "first", "aerial_order": "nested"}, {"combiner": "heads"}])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_fused_forward_is_the_plain_one(names, form, dense):
+    torch.manual_seed(0)
+    encoder = build_encoder("anysat", "tiny", {"patch_metres": 30} | form).eval()  # narrower: groups of 2, no digits
+    for name, weight in encoder.named_parameters():
+        if name.endswith("bias.table"):
+            torch.nn.init.normal_(weight, std=0.3)
+    observed = observed_on_120_metres(names)
+    whose = next(name for name in names if name != "modis") if dense else None
+    with torch.no_grad():
+        ours, plain = encoder.encode(observed, 30, whose), reference.encode(encoder, observed, 30, whose)
+    assert_same(ours, plain)
 
 
 # --- Published layouts ------------------------------------------------------------------------------------------------

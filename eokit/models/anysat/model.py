@@ -179,7 +179,7 @@ class AnySat(Encoder):
         seen = torch.ones((len(x), h, w), dtype=torch.bool, device=x.device)
         if tokens.seen is not None:
             seen = torch.stack(list(tokens.seen.values())).any(0).unflatten(1, (h, w))
-        maps = None if dense is None else self._dense(patch, tokens.sub[dense], observed[dense].sensor)
+        maps = None if dense is None else self.dense(patch, tokens.sub[dense], observed[dense].sensor)
         return Features(x[:, 0], patch, seen, maps)
 
     def sensor(self, modality: str, bands: int) -> AnySatSensor | None:
@@ -274,8 +274,8 @@ class AnySat(Encoder):
             seen_dates = self.config.parity == "official"
             stand_in = projector.missing.to(values.dtype) if seen_dates else 0.0
             values, valid = torch.where(valid[:, :, None], values, stand_in), None if seen_dates else valid
-        pixels = _by_patch(values.permute(0, 3, 4, 1, 2), grid, side).flatten(1, 2)  # (B, N, T, C), patch by patch
-        mask = None if valid is None else _by_patch(valid.permute(0, 2, 3, 1), grid, side).flatten(1, 2)
+        pixels = by_patch(values.permute(0, 3, 4, 1, 2), grid, side).flatten(1, 2)  # (B, N, T, C), patch by patch
+        mask = None if valid is None else by_patch(valid.permute(0, 2, 3, 1), grid, side).flatten(1, 2)
         x = projector(pixels, observed.dates, mask).unflatten(1, (-1, side**2))
         return x, None if mask is None else mask.any(-1).unflatten(1, (-1, side**2))
 
@@ -284,15 +284,15 @@ class AnySat(Encoder):
         sensor, values, valid = observed.sensor, observed.values[:, 0], observed.valid
         if valid is not None:
             values = values.masked_fill(~valid, 0.0)
-        cells = _by_patch(self.projectors[sensor.name](values), grid, side)
+        cells = by_patch(self.projectors[sensor.name](values), grid, side)
         seen = None
         if valid is not None:
             share = nn.functional.avg_pool2d(valid.float(), sensor.patch)[:, 0, ..., None]
-            seen = _by_patch(share >= SEEN_SHARE, grid, side)[..., 0]
-        order = self._order(sensor, side, values.device)
+            seen = by_patch(share >= SEEN_SHARE, grid, side)[..., 0]
+        order = self.order(sensor, side, values.device)
         return (cells, seen) if order is None else (cells[:, :, order], None if seen is None else seen[:, :, order])
 
-    def _order(self, sensor: AnySatSensor, side: int, device: torch.device) -> Tensor | None:
+    def order(self, sensor: AnySatSensor, side: int, device: torch.device) -> Tensor | None:
         """The row-by-row numbers of sub-patches in the order in which they take their places, None for the same."""
         inner = round(CELL / sensor.subpatch)
         if self.config.aerial_order == "raster" or inner <= 1 or side <= inner:
@@ -300,10 +300,10 @@ class AnySat(Encoder):
         numbers = torch.arange(side**2, device=device).view(side // inner, inner, side // inner, inner)
         return numbers.transpose(1, 2).flatten()
 
-    def _dense(self, patch: Tensor, sub: Tensor, sensor: AnySatSensor) -> Tensor:
+    def dense(self, patch: Tensor, sub: Tensor, sensor: AnySatSensor) -> Tensor:
         """patch: (B, D, h, w), sub: (B, P, S, D) -> (B, 2 D, h s, w s), a patch's vector before a sub-patch's."""
         side = round(sub.shape[2] ** 0.5)
-        order = self._order(sensor, side, sub.device)
+        order = self.order(sensor, side, sub.device)
         if order is not None and self.config.parity != "official":
             sub = sub[:, :, order.argsort()]
         h, w = patch.shape[-2:]
@@ -438,7 +438,7 @@ def calendar(days: Tensor, season: str | None) -> Tensor:
     return days - (datetime.date.fromisoformat(season) - datetime.date(1970, 1, 1)).days
 
 
-def _by_patch(maps: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+def by_patch(maps: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """(B, h s, w s, ...) -> (B, P, s s, ...), row by row in the tile and in the patch."""
     (h, w), rest = grid, maps.shape[3:]
     return maps.reshape(len(maps), h, side, w, side, *rest).transpose(2, 3).reshape(len(maps), h * w, side**2, *rest)
