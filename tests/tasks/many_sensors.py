@@ -17,11 +17,13 @@ from tests.data.stores import make_source, make_store
 SMALL = {"width": 64, "depth": 1, "patch_metres": 40, "modalities": {"s2": 10, "s1-asc": 2, "spot": 3}}
 
 
-def many_sensors(path: Path, counts=(3, 4, 2, 5), **changes: dict) -> Store:
+def many_sensors(path: Path, counts=(3, 4, 2, 5), labels=(16, 16), **changes: dict) -> Store:
     """s2 and s1-asc of 16 px of 10 m, spot of 160 px of 1 m; `changes`: modality -> changed fields of its spec."""
     source = make_source(counts, size=16, bands=10, spot=True)
     modalities = tuple(replace(one, **changes.get(one.name, {})) for one in source.spec.modalities)
-    source.spec = replace(source.spec, modalities=modalities)
+    source.spec = replace(
+        source.spec, modalities=modalities, labels=tuple(replace(one, shape=labels) for one in source.spec.labels)
+    )
     return make_store(path, source)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from eokit.data.statistics import make_preprocessing
-from eokit.errors import UsageError, WeightsError
+from eokit.errors import DataError, UsageError, WeightsError
 from eokit.evaluation.protocols import EvaluateSettings, evaluate
+from eokit.mapping.patches import open_store
 from eokit.models.bundle import load_bundle
 from eokit.tasks.inputs import match_inputs
 from eokit.training.finetune import FinetuneSettings, finetune
@@ -87,3 +88,15 @@ def test_a_head_learned_on_an_open_bundle_keeps_the_statistics_it_learned_with(b
     settings = {"bundle": bundle, "data": store.path, "out": tmp_path / "head", "head": "linear", "loop": loop}
     finetune(FinetuneSettings(**settings, crop=None, quiet=True))
     assert load_bundle(tmp_path / "head").preprocessing == match(bundle, store)[0]
+
+
+def test_labels_on_another_grid_than_the_features_are_refused_with_both_sizes(bundle, tmp_path):
+    source = many_sensors(tmp_path / "toy.zarr", labels=(160, 160))
+    with pytest.raises(DataError, match="labels 'semantic' have 160 x 160 pixels, features cover 16 x 16"):
+        evaluate(EvaluateSettings(bundle=bundle, data=source.path, protocol="knn", device="cpu", quiet=True))
+
+
+def test_maps_are_drawn_on_one_grid_and_say_what_they_leave_out(bundle, store):
+    (area,) = open_store(store.path, load_bundle(bundle).preprocessing)
+    assert list(area.scenes[0].scene.days) == ["s2", "s1-asc"]
+    assert area.notes[-1] == "spot: on another grid than s2, the map is drawn without"
