@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
+import xarray
 import zarr
 
 from eokit.data.collate import collate
@@ -125,6 +126,14 @@ def test_patches_that_no_date_shows_are_marked_and_counted(run, dtype, unseen):
     hidden[:, :, :2, :2] = True
     assert np.array_equal(np.isnan(stored) if unseen != -128 else stored == -128, hidden)
     assert result.unseen_share == 0.25
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_xarray_reads_what_was_not_seen_as_no_number(run, dtype):
+    _, path = run("x.zarr", dtype=dtype, modalities=("s2",), dates=1)
+    features = xarray.open_zarr(path, consolidated=False)["features"]
+    assert features.dims == ("sample", "channel", "y", "x")
+    assert np.isnan(features.values).mean() == 0.25
 
 
 def test_pixels_that_the_modality_did_not_show_are_marked_in_patches_that_another_did(run):

@@ -93,6 +93,7 @@ def _create(path: Path, layout: Layout) -> Any:
             dtype=layout.dtype,
             fill_value=layout.coding.unseen,
             dimension_names=names,
+            attributes={"_FillValue": layout.coding.unseen} if layout.coding.dtype == "int8" else {},  # for xarray
         )
 
 
