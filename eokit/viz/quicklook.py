@@ -66,7 +66,8 @@ def _draw_patch(part: SubFigure, store: Store, modality: str, label: str | None,
     for axes, (title, image) in zip(row, _pictures(store, modality, sample), strict=False):
         bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
     if label is not None:
-        _draw_labels(row[DATES], store, label, sample)
+        draw = _draw_labels if store.labels[label].is_map else _draw_names
+        draw(row[DATES], store, label, sample)
     part.suptitle(
         f"patch {store.ids[sample]} (fold {store.folds[sample]}): {modality} on its clearest dates", fontsize=9
     )
@@ -97,14 +98,16 @@ def _best_modality(store: Store) -> str:
 
 
 def _class_label(store: Store) -> str | None:
-    """The first label layer whose values are classes."""
-    return next((name for name, spec in store.labels.items() if spec.classes), None)
+    """The first label whose values are classes, a map before a label of whole samples."""
+    named = [name for name, spec in store.labels.items() if spec.classes]
+    return min(named, key=lambda name: not store.labels[name].is_map, default=None)
 
 
 def _richest_sample(store: Store, label: str | None) -> int:
     if label is None:
         return 0
-    counts = [len(np.unique(store.read_label(label, sample))) for sample in _spread(store)]
+    read = np.sum if store.labels[label].multilabel else lambda layer: len(np.unique(layer))
+    counts = [read(store.read_label(label, sample)) for sample in _spread(store)]
     return int(_spread(store)[int(np.argmax(counts))])
 
 
@@ -191,6 +194,16 @@ def _draw_labels(axes: Axes, store: Store, label: str, sample: int) -> None:
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=6, frameon=False, borderaxespad=0
     )
+
+
+def _draw_names(axes: Axes, store: Store, label: str, sample: int) -> None:
+    """The names of the classes of a whole sample."""
+    names = store.labels[label].classes or ()
+    value = store.read_label(label, sample)
+    found = np.flatnonzero(value) if store.labels[label].multilabel else [int(value)]
+    lines = [names[k] for k in found]
+    axes.set_title(f"label: {label}", fontsize=8)
+    axes.text(0.02, 0.97, "\n".join(lines) or "none", va="top", fontsize=8, transform=axes.transAxes)
 
 
 def _draw_curve(axes: Axes, series: Series, number: int, names: Sequence[str]) -> None:
