@@ -59,11 +59,16 @@ def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
 
 
 def _draw_patch(part: SubFigure, store: Store, modality: str, label: str | None, sample: int) -> None:
-    """The clearest dates of one patch, and its labels at the right."""
+    """A finer image of one patch where there is one, its clearest dates, and its labels at the right."""
     row = part.subplots(1, COLUMNS)
     for axes in row:
         axes.set_axis_off()
-    for axes, (title, image) in zip(row, _pictures(store, modality, sample), strict=False):
+    pictures = []
+    fine = _finest_image(store, modality)
+    if fine is not None:
+        pictures = [(f"{fine} {title}", image) for title, image in _pictures(store, fine, sample, 1)]
+    pictures += _pictures(store, modality, sample, DATES - len(pictures))
+    for axes, (title, image) in zip(row, pictures, strict=False):
         bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
     if label is not None:
         draw = _draw_labels if store.labels[label].is_map else _draw_names
@@ -97,6 +102,13 @@ def _best_modality(store: Store) -> str:
     return max(store.modalities, key=worth)
 
 
+def _finest_image(store: Store, modality: str) -> str | None:
+    """The true-colour modality with the smallest pixels, smaller than those of `modality`; None where there is none."""
+    colour = [name for name, spec in store.modalities.items() if find_bands(spec, ("red", "green", "blue"))]
+    finest = min(colour, key=lambda name: store.modalities[name].gsd, default=None)
+    return finest if finest and store.modalities[finest].gsd < store.modalities[modality].gsd else None
+
+
 def _class_label(store: Store) -> str | None:
     """The first label whose values are classes, a map before a label of whole samples."""
     named = [name for name, spec in store.labels.items() if spec.classes]
@@ -115,7 +127,7 @@ def _spread(store: Store) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, len(store) - 1, min(SAMPLES, len(store))).astype(int))
 
 
-def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArray]]:
+def _pictures(store: Store, modality: str, sample: int, count: int) -> list[tuple[str, NDArray]]:
     """Titled images of the clearest dates, all stretched alike: (H, W, 3) true colour, else (H, W) of one band."""
     spec, days = store.modalities[modality], store.days(modality, sample)
     if not len(days):
@@ -123,7 +135,7 @@ def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArr
     values = physical(spec, store.read(modality, sample))
     bands = find_bands(spec, ("red", "green", "blue"))
     shown = bands or [choose_quantity(spec).bands[0]]
-    dates = clearest_dates(values[:, shown[-1]], DATES)
+    dates = clearest_dates(values[:, shown[-1]], count)
     images = np.moveaxis(values[dates][:, shown], 1, -1)
     images = _stretch(images, spec)
     note = "" if bands else f" {spec.bands[shown[0]]}"

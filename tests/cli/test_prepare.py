@@ -187,7 +187,7 @@ def test_an_archive_says_unpack_it(eokit, tmp_path):
 def test_an_unknown_data_set_is_a_usage_error_that_lists_the_known_ones(eokit):
     code, _, err = eokit("prepare", "pastiche")
     assert code == 2
-    assert "'pastis', 'synthetic'" in "\n".join(err)
+    assert "'pastis', 'treesatai'" in "\n".join(err)
 
 
 @pytest.mark.parametrize("arguments", [("synthetic",), ("pastis", "--synthetic")])

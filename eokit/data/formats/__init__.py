@@ -15,7 +15,10 @@ from eokit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from eokit.data.formats.base import Format
 
-FORMATS = {"pastis": "eokit.data.formats.pastis"}
+FORMATS = {
+    "pastis": "eokit.data.formats.pastis",
+    "treesatai": "eokit.data.formats.treesatai",
+}
 
 
 def get_format(name: str) -> Format:
