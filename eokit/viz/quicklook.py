@@ -33,6 +33,9 @@ PANEL = 2.25
 LEAST_FREE = 2
 """Cells that must be left beside the curves for all of them to be drawn on one axis there."""
 
+ENOUGH = 36
+"""Pixels from which on a patch is shown as well as any other."""
+
 SEASON = 92
 """Days by which the middles of two series may differ for both to be of one season."""
 
@@ -93,11 +96,12 @@ def _draw_curves(part: SubFigure, series: Series, shown: Sequence[int], names: S
 
 
 def _best_modality(store: Store) -> str:
-    """The modality that says most to the eye: true colour with infrared, then the longest series."""
+    """The modality that says most to the eye: infrared and red, a series, enough pixels, many dates."""
 
-    def worth(name: str) -> tuple[bool, int]:
-        pair = find_bands(store.modalities[name], ("red", "infrared"))
-        return pair is not None, max(len(store.days(name, sample)) for sample in range(len(store)))
+    def worth(name: str) -> tuple[bool, bool, int, int]:
+        spec, dates = store.modalities[name], max(len(store.days(name, sample)) for sample in range(len(store)))
+        pair = find_bands(spec, ("red", "infrared"))
+        return pair is not None, dates > 1, min(spec.shape[1] * spec.shape[2], ENOUGH), dates
 
     return max(store.modalities, key=worth)
 

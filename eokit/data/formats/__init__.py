@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = {
     "pastis": "eokit.data.formats.pastis",
     "treesatai": "eokit.data.formats.treesatai",
+    "planted": "eokit.data.formats.planted",
 }
 
 

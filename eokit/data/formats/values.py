@@ -5,9 +5,12 @@ Called by the formats when they read pixels.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from eokit.data.preprocessing import NODATA, SOURCE_NODATA
+from eokit.errors import DataError
 
 DB_STEP = 1 / 256
 """dB: keeps the float16 values that PASTIS-R publishes exactly from 4 dB up, and to 1/512 dB below."""
@@ -53,6 +56,18 @@ def decibel(power: np.ndarray) -> np.ndarray:
     """Linear power to float32 dB; what is not above zero becomes NaN or -inf, which `store_decibel` takes as nodata."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return 10 * np.log10(power.astype(np.float32))
+
+
+def as_decibel(pair: np.ndarray, unit: str, path: Path) -> np.ndarray:
+    """(T, 2, H, W) radar of `unit`, "dB" or "linear", as float32 dB; DataError where dB can hardly be dB."""
+    if unit == "linear":
+        return decibel(pair)
+    if np.isfinite(pair).any() and not (pair <= 0).any():
+        raise DataError(
+            f'{path}: no radar value is below 0, as decibels are; if it is linear power say "radar": "linear" in'
+            " the options of eokit.json"
+        )
+    return pair.astype(np.float32)
 
 
 def with_ratio(pair: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ __all__ = ["WRITERS", "write_copy", "write_synthetic_pastis"]
 
 WRITERS = {
     "treesatai": "eokit.data.synthetic.treesatai",
+    "planted": "eokit.data.synthetic.planted",
 }
 """Data sets other than PASTIS, and the module whose `write_synthetic` makes a copy of each."""
 

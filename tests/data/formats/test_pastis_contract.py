@@ -16,14 +16,14 @@ def no_spot_image(copy):
 
 
 class TestPastisHD(FormatContract):
-    name, patches, size = "pastis", 4, 16
+    name = "pastis"
     damages: ClassVar = {
         truncated_array: r"S2_10000\.npy: truncated",
         no_spot_image: r"no SPOT6_RVB_1M00_2019_10000\.tif",
     }
 
     @classmethod
-    def make_copy(cls, path):
-        tree = write_copy("pastis", path, patches=cls.patches, size=cls.size)
+    def make_copy(cls, path, seed=0):
+        tree = write_copy("pastis", path, patches=cls.patches, size=16, seed=seed)
         trees.add_spot(tree, ids=sorted(int(one.stem[3:]) for one in tree.glob("DATA_S2/*.npy")), size=160)
         return tree
