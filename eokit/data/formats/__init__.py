@@ -19,6 +19,7 @@ FORMATS = {
     "pastis": "eokit.data.formats.pastis",
     "treesatai": "eokit.data.formats.treesatai",
     "planted": "eokit.data.formats.planted",
+    "flair": "eokit.data.formats.flair",
 }
 
 

@@ -97,6 +97,8 @@ class Listed:
 
 def list_patches(root: Path, label_key: str, findings: Findings) -> list[Listed]:
     """Every patch of every split that is there; DataError where there is none."""
+    _shard_headers.cache_clear()  # the copy may have been mended since it was last looked at
+    _shard_array.cache_clear()
     found: list[Listed] = []
     for split, fold in FOLDS.items():
         folder = root / split

@@ -13,6 +13,7 @@ __all__ = ["WRITERS", "write_copy", "write_synthetic_pastis"]
 WRITERS = {
     "treesatai": "eokit.data.synthetic.treesatai",
     "planted": "eokit.data.synthetic.planted",
+    "flair": "eokit.data.synthetic.flair",
 }
 """Data sets other than PASTIS, and the module whose `write_synthetic` makes a copy of each."""
 

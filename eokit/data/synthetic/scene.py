@@ -117,10 +117,15 @@ def repeat(classes: NDArray, size: int) -> NDArray:
     return classes[np.ix_(at, at)]
 
 
-def photograph(scene: Scene, wavelengths: Sequence[float], size: int) -> tuple[int, NDArray[np.uint8]]:
-    """A sharp image of a summer day: its day and (C, size, size) uint8, brighter in the infrared, with texture."""
+def photograph(
+    scene: Scene, wavelengths: Sequence[float], size: int, window: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[int, NDArray[np.uint8]]:
+    """A sharp image of a summer day: its day and (C, size, size) uint8, brighter in the infrared, with texture.
+
+    window: rows and columns of the scene that it shows.
+    """
     day, image = scene.summer_image()
-    bands = mix(image, wavelengths)
+    bands = mix(image[:, *window], wavelengths)
     full = np.where(np.array(wavelengths) > 750, 5200, 2400)[:, None, None]
     texture = 1 + 0.12 * scene.rng(3).standard_normal((size, size), dtype=np.float32)
     return day, np.clip(255 * enlarge(bands / full, size) * texture, 0, 255).astype(np.uint8)

@@ -148,6 +148,13 @@ class FormatContract:
             self.format.open_source(copy)
         assert tuple(self.format.check(copy).lines) == caught.value.lines
 
+    def test_a_copy_that_was_mended_is_whole_again(self, whole, copy):
+        next(iter(self.damages))(copy)
+        assert self.format.check(copy).lines
+        shutil.rmtree(copy)
+        shutil.copytree(whole, copy)
+        assert self.format.check(copy).lines == []
+
     def test_a_folder_that_holds_nothing_of_it_is_refused(self, tmp_path):
         with pytest.raises(DataError):
             self.format.open_source(tmp_path)
