@@ -251,6 +251,15 @@ class TestFlair(FormatContract):
         assert {one.fold for one in source.entries} == {1, 3}
         assert any("no splits.json" in note for note in source.notes)
 
+    def test_without_the_series_images_are_prepared(self, copy):
+        for folder in ("flair_sen_train", "flair_2_sen_test"):
+            shutil.rmtree(copy / folder)
+        (copy / CENTROIDS).unlink()
+        source = open_source(copy)
+        assert [one.name for one in source.spec.modalities] == ["aerial-flair"]
+        assert len(source.entries) == self.patches
+        assert any("no folder flair_sen_train" in note for note in source.notes)
+
     def test_without_metadata_images_get_the_summer_of_their_domain(self, copy):
         (copy / METADATA).unlink()
         source = open_source(copy)
