@@ -110,6 +110,9 @@ def list_patches(root: Path, findings: Findings) -> list[Listed]:
             label = root / part.labels / domain / area / "msk" / image.name.replace("IMG", "MSK")
             fold = FOLDS["test"] if part.test else folds.get(domain, FOLDS["train"])
             listed.append(Listed(image.stem, fold, domain, image, label, root / part.sentinel / domain / area))
+    strange = sorted({one.domain for one in listed if folds and one.fold == 1 and one.domain not in folds})
+    if strange:
+        findings.note(f"{SPLITS} does not list {len(strange)} domains (first: {strange[0]}): they train")
     if not listed:
         raise DataError(
             f"{root / PARTS[0].aerial}: no <domain>/<area>/img/IMG_*.tif with labels there; unpack the zips"
@@ -223,7 +226,12 @@ def _read_splits(path: Path, findings: Findings) -> dict[str, int]:
     table = _read_json(path)
     if not all(isinstance(table.get(name), list) for name in FOLDS):
         raise DataError(f'{path}: expected {{"train": ["D004_2021", ...], "val": [...], "test": [...]}}')
-    return {domain: fold for name, fold in FOLDS.items() for domain in table[name]}
+    folds: dict[str, int] = {}
+    for name, fold in FOLDS.items():
+        twice = [domain for domain in table[name] if folds.setdefault(domain, fold) != fold]
+        if twice:
+            raise DataError(f"{path}: {twice[0]} is in {name} and in another list, expected in one of them")
+    return folds
 
 
 def _read_json(path: Path) -> dict[str, Any]:
