@@ -7,7 +7,6 @@ that nobody has measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -61,7 +60,9 @@ def axis_of(k: Tensor) -> str:
     return "temporal" if k.stride(-3) > max(k.stride(-2), k.stride(-4)) else "spatial"
 
 
-@torch.compiler.assume_constant_result  # or a compiled graph would break here
-@cache
 def _device_name(index: int | None) -> str:
     return torch.cuda.get_device_name(index)
+
+
+# What torch.compiler.assume_constant_result sets, which would import all of torch._dynamo with eokit.ops.
+_device_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
