@@ -66,7 +66,7 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         preprocessing=bundle.preprocessing,
         classes=model.task.classes,
         patch_size=bundle.encoder.patch_size,
-        identity=_digest(folder),
+        identity=bundle_digest(folder),
         device=chosen,
         synthetic=bool(bundle.provenance.get("synthetic")),
         learned=bundle.provenance,
@@ -83,7 +83,8 @@ def _name(folder: Path) -> str:
     return folder.parent.name if folder.name == "bundle" else folder.name
 
 
-def _digest(folder: Path) -> str:
+def bundle_digest(folder: Path) -> str:
+    """What tells a bundle from any other one."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         with (folder / name).open("rb") as file:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from eokit.data.sample import Batch
-from eokit.errors import UsageError
+from eokit.data.sample import Batch, Series
+from eokit.errors import ArgumentError, UsageError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -33,10 +33,21 @@ class Features:
     dense: Tensor | None = None
 
 
+class Expected(NamedTuple):
+    """What weights know of a modality whatever the data: its bands in their order, and the metres of a pixel."""
+
+    bands: tuple[str, ...]
+    gsd: float
+
+
 class Encoder(nn.Module):
-    """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values."""
+    """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values.
+
+    choices: keyword arguments of `forward` beside the batch, for families that can be asked for other features.
+    """
 
     family: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]] = ()
     config: Any
     width: int
     patch_size: int
@@ -45,6 +56,14 @@ class Encoder(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         """Modalities the encoder can take, e.g. ("s2", "s1-asc"); a batch may bring any non-empty subset."""
         return tuple(self.config.modalities)
+
+    def takes(self, modality: str, bands: int) -> bool:
+        """Whether a batch may bring `modality` with so many bands."""
+        return self.config.modalities.get(modality) == bands
+
+    def expected(self, modality: str, bands: int) -> Expected | None:
+        """What the weights expect of a modality that is taken; None where the data that trained them said it."""
+        return None
 
     def forward(self, batch: Batch) -> Features:
         """Encode a batch."""
@@ -69,6 +88,16 @@ def config_from(kind: type[ConfigT], plain: Mapping[str, Any], name: str) -> Con
         return kind(**tidy)
     except TypeError as error:
         raise UsageError(f"{name}: {error}") from None
+
+
+def check_bands(name: str, series: Series, bands: int) -> None:
+    """Refuse values that are no (B, T, C, H, W) of so many bands (ArgumentError)."""
+    if series.values.ndim != 5:
+        raise ArgumentError(
+            f"{name} values have shape {tuple(series.values.shape)}, expected (B, T, C, H, W); collate samples first"
+        )
+    if series.values.shape[2] != bands:
+        raise ArgumentError(f"{name} has {series.values.shape[2]} bands, this encoder takes {bands}")
 
 
 def _check_type(known: Field, value: Any, name: str) -> None:

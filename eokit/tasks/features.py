@@ -42,7 +42,14 @@ def encode(
     for batch in batches(dataset, reading, what):
         with torch.inference_mode():
             features = encoder(batch)
-        yield features, batch.targets[labels.name]
+        truth = batch.targets[labels.name]
+        covered = tuple(side * encoder.patch_size for side in features.seen.shape[-2:])
+        if tuple(truth.shape[-2:]) != covered:
+            shown, needed = (" x ".join(map(str, size)) for size in (truth.shape[-2:], covered))
+            raise DataError(
+                f"labels {labels.name!r} have {shown} pixels, features cover {needed}; bring them to one grid"
+            )
+        yield features, truth
 
 
 def gather_tokens(
