@@ -142,6 +142,10 @@ class TestShards(FormatContract):
             expected = np.stack([values[..., 0], values[..., 1], values[..., 0] - values[..., 1]], axis=1)
             assert np.abs(stored - expected).max() <= step / 2 + 1e-4
 
+    def test_pixels_are_as_large_as_those_of_the_sensors(self, store):
+        sizes = {name: spec.gsd for name, spec in store.modalities.items()}
+        assert sizes == {"s2": 10.0, "s1": 10.0, "l7": 30.0, "alos": 30.0, "modis": 250.0}
+
     def test_landsat_numbers_pass_unchanged(self, whole):
         source = open_source(whole)
         with np.load(shard(whole)) as found:
