@@ -66,6 +66,18 @@ def test_all_eleven_sensors_make_one_map():
     assert features.tile.isfinite().all()
 
 
+def test_a_sensor_of_one_pixel_may_have_gaps_beside_finer_ones():
+    encoder = build_encoder("anysat", None, {"width": 64, "depth": 1, "patch_metres": 30}).eval()
+    batch = every_sensor_on_120_metres()
+    for name in ("modis", "s2"):
+        batch.series[name].valid[1, 0] = False
+        batch.series[name].valid[0] = False
+    features = encoder(batch)
+    assert features.seen.shape == (2, 4, 4)
+    assert features.seen.all()
+    assert features.tile.isfinite().all()
+
+
 @pytest.mark.parametrize("metres", [10, 20, 40, 60])
 def test_the_patch_size_is_chosen_in_metres_at_each_call(metres):
     encoder = build_encoder("anysat", None, SMALL).eval()

@@ -178,7 +178,8 @@ class AnySat(Encoder):
         patch = x[:, 1:].unflatten(1, (h, w)).contiguous().permute(0, 3, 1, 2)
         seen = torch.ones((len(x), h, w), dtype=torch.bool, device=x.device)
         if tokens.seen is not None:
-            seen = torch.stack(list(tokens.seen.values())).any(0).unflatten(1, (h, w))
+            by_patch = [one for one in tokens.seen.values() if one.shape[1] == h * w]  # not MODIS: one for the tile
+            seen = torch.stack(by_patch).any(0).unflatten(1, (h, w))
         maps = None if dense is None else self.dense(patch, tokens.sub[dense], observed[dense].sensor)
         return Features(x[:, 0], patch, seen, maps)
 
