@@ -83,15 +83,18 @@ def _modality_lines(name: str, one: dict[str, Any]) -> list[str]:
 
 
 def _label_lines(name: str, one: dict[str, Any]) -> list[str]:
-    head = f"{name}: label, {' x '.join(map(str, one['shape']))} px, {one['dtype']}"
+    size = " x ".join(map(str, one["shape"]))
+    extent = {2: f"{size} px", 1: f"any of {size} classes a sample", 0: "one class a sample"}[len(one["shape"])]
+    head = f"{name}: label, {extent}, {one['dtype']}"
     if "classes" not in one:
         return [head]
-    present = [row for row in one["classes"] if row["pixels"]]
+    counted = one["counted"]
+    present = [row for row in one["classes"] if row[counted]]
     wide = max((len(row["name"]) for row in present), default=0)
     rows = [
-        f"  {row['id']:>3}  {row['name']:<{wide}}  {row['pixels']:>12,}  {row['share']:>7.2%}"
+        f"  {row['id']:>3}  {row['name']:<{wide}}  {row[counted]:>12,}  {row['share']:>7.2%}"
         + ("  ignored" if row["id"] == one["ignore"] else "")
         for row in present
     ]
-    missing = [row["name"] for row in one["classes"] if not row["pixels"]]
-    return [head, *rows, *([f"       no pixel of {', '.join(missing)}"] if missing else [])]
+    missing = [row["name"] for row in one["classes"] if not row[counted]]
+    return [head, *rows, *([f"       no {counted[:-1]} of {', '.join(missing)}"] if missing else [])]

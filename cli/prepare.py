@@ -30,8 +30,8 @@ SYNTHETIC_PATCHES = 16
 @click.argument("source", required=False, type=PATH)
 @click.argument("dest", required=False, type=PATH)
 @click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
-@click.option("--size", type=click.IntRange(min=1), default=128, show_default=True,
-              help="Patch size (px) of the synthetic season.")  # fmt: skip
+@click.option("--size", type=click.IntRange(min=1), show_default="128",
+              help="Patch size (px) of a synthetic PASTIS season.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the synthetic season.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc; default: all that are there.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many patches, spread evenly over the folds.")
@@ -49,7 +49,7 @@ def command(
     source: Path | None,
     dest: Path | None,
     synthetic: bool,
-    size: int,
+    size: int | None,
     seed: int,
     modalities: str | None,
     limit: int | None,
@@ -68,7 +68,8 @@ def command(
     made = synthetic or name == SYNTHETIC
     if made:
         source, dest = None, _only_dest(source, dest)
-    published = get_format("pastis" if name == SYNTHETIC else name)
+    shape = "pastis" if name == SYNTHETIC else name
+    published = get_format(shape)
     dest = dest or Path("data") / f"{SYNTHETIC if made else name}.zarr"
     if dest.exists() and not (write["overwrite"] or dry_run):
         whole = " and is whole: there is nothing to resume" if write["resume"] else ""
@@ -78,7 +79,7 @@ def command(
     say_settings({"source": source, "dest": dest, "modalities": chosen, "limit": limit} | write)
     season = {"patches": limit or SYNTHETIC_PATCHES, "size": size, "seed": seed, "workers": workers}
     place = Path(tempfile.gettempdir()) if dry_run else dest.parent
-    with _synthetic_tree(place, season, quiet) if made else _given_tree(source, published, quiet) as tree:
+    with _synthetic_tree(place, shape, season, quiet) if made else _given_tree(source, published, quiet) as tree:
         opened = published.open_source(tree, modalities=chosen, limit=limit, on_error=write["on_error"])
         for note in opened.notes:
             say(f"note: {note}", quiet)
@@ -108,16 +109,16 @@ def _given_tree(source: Path | None, published: Format, quiet: bool) -> Iterator
 
 
 @contextmanager
-def _synthetic_tree(place: Path, season: dict[str, Any], quiet: bool) -> Iterator[Path]:
-    """A synthetic season in the layout of PASTIS-R, in `place` while it is being prepared."""
-    from eokit.data.synthetic import write_synthetic_pastis
+def _synthetic_tree(place: Path, name: str, season: dict[str, Any], quiet: bool) -> Iterator[Path]:
+    """A synthetic season in the layout of the data set `name`, in `place` while it is being prepared."""
+    from eokit.data.synthetic import write_copy
 
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=place, prefix=".eokit-season-")
     with _sigterm_as_ctrl_c(), folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
-        yield write_synthetic_pastis(Path(path) / "PASTIS-R", quiet=quiet, **season)
+        yield write_copy(name, Path(path) / name, quiet=quiet, **season)
 
 
 @contextmanager
@@ -188,7 +189,8 @@ def _result_text(plan: dict[str, Any], result: WriteResult) -> str:
     lines = [head, _content_text(plan)]
     if result.skipped:
         lines.append(f"  {len(result.skipped)} patches were skipped")
-    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model cropsts --data {result.path}")
+    family = "cropsts" if plan["dataset"].startswith("pastis") else "anysat"  # which takes any sensor
+    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model {family} --data {result.path}")
     return "\n".join(lines)
 
 
@@ -200,5 +202,5 @@ def _content_text(plan: dict[str, Any]) -> str:
         season = f"{one['first']} to {one['last']}" if one["last"] > one["first"] else one["first"]
         lines.append(f"  {name:<9}{len(one['bands']):>2} bands  {height} x {width} px  {dates}, {season}")
     folds = ", ".join(map(str, plan["folds"]))
-    lines.append(f"  labels   {', '.join(plan['labels'])}; folds {folds}")
+    lines.append(f"  labels   {', '.join(plan['labels']) or 'none'}; folds {folds}")
     return "\n".join(lines)

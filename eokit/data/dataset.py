@@ -79,8 +79,9 @@ class SampleDataset(Dataset[Sample]):
                 preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(store_path))
         shapes = {name: self._shape(name) for name in preprocessing.inputs}
         self._reference = next(iter(shapes.values()))
-        maps = [*shapes.values(), *(self._label_shape(name) for name in self.targets)]
-        self._step = lcm(*(self._reference[0] // gcd(self._reference[0], height) for height, _ in maps))
+        labels = [shape for name in self.targets if len(shape := self._label_shape(name)) == 2]
+        heights = [shape[0] for shape in (*shapes.values(), *labels)]
+        self._step = lcm(*(self._reference[0] // gcd(self._reference[0], height) for height in heights))
         if crop is not None and (crop % self._step or not 0 < crop <= min(self._reference)):
             raise ArgumentError(
                 f"crop = {crop}, expected at most {min(self._reference)} and a multiple of {self._step}:"
@@ -116,7 +117,9 @@ class SampleDataset(Dataset[Sample]):
         return Series(torch.from_numpy(values), torch.from_numpy(chosen), torch.from_numpy(valid), sensor)
 
     def _target(self, name: str, number: int, corner: tuple[int, int] | None) -> torch.Tensor:
-        layer = self.store.read_label(name, number, self._window(self._label_shape(name), corner))
+        """A crop of a map; a label of the whole sample stays as it is, () or (K,)."""
+        shape = self._label_shape(name)
+        layer = self.store.read_label(name, number, self._window(shape, corner) if len(shape) == 2 else None)
         return torch.from_numpy(layer.astype(np.int64))
 
     def _corner(self, chance: np.random.Generator | None) -> tuple[int, int] | None:
@@ -127,7 +130,7 @@ class SampleDataset(Dataset[Sample]):
         picked = [count // 2 if chance is None else int(chance.integers(count + 1)) for count in places]
         return picked[0] * self._step, picked[1] * self._step
 
-    def _window(self, shape: tuple[int, int], corner: tuple[int, int] | None) -> Window | None:
+    def _window(self, shape: tuple[int, ...], corner: tuple[int, int] | None) -> Window | None:
         """The crop in pixels of a map of `shape` that covers the same ground as the first modality."""
         if corner is None or self.crop is None:
             return None
@@ -151,7 +154,7 @@ class SampleDataset(Dataset[Sample]):
             raise DataError(f"{self.store.path} has no {name!r}; it has {', '.join(self.store.modalities)}")
         return self.store.modalities[name].shape[-2:]
 
-    def _label_shape(self, name: str) -> tuple[int, int]:
+    def _label_shape(self, name: str) -> tuple[int, ...]:
         if name not in self.store.labels:
             there = ", ".join(self.store.labels) or "none"
             raise DataError(f"{self.store.path} has no label layer {name!r}; it has {there}")

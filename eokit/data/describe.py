@@ -72,10 +72,11 @@ def _label(store: Store, name: str) -> dict[str, Any]:
     if spec.classes is None:
         return facts
     counts = store.class_counts(name)
-    shares = counts / max(int(counts.sum()), 1)
+    shares = counts / max(len(store) if spec.multilabel else int(counts.sum()), 1)
+    counted = "pixels" if spec.is_map else "samples"
     rows = enumerate(zip(spec.classes, counts.tolist(), shares.tolist(), strict=True))
-    classes = [{"id": k, "name": title, "pixels": count, "share": share} for k, (title, count, share) in rows]
-    return facts | {"classes": classes}
+    classes = [{"id": k, "name": title, counted: count, "share": share} for k, (title, count, share) in rows]
+    return facts | {"counted": counted, "classes": classes}
 
 
 def _uncompressed(store: Store, name: str) -> int:

@@ -136,20 +136,24 @@ def modality_layout(spec: ModalitySpec, counts: Sequence[int], layout: str) -> t
 
 
 def label_layouts(specs: Sequence[LabelSpec], samples: int) -> list[ArrayLayout]:
-    """The arrays of all label layers: one sample a chunk, and shards of the same samples in every layer."""
+    """The arrays of all label layers: one sample a chunk, and shards of the same samples in every layer.
+
+    A label of whole samples is stored as a map of one row: (N, 1, K), or (N, 1, 1) for one class id.
+    """
     row_bytes = max((prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs), default=1)
     rows = max(min(SHARD_ROWS, SHARD_BYTES // row_bytes), 1)
+    shapes = [(1,) * (2 - len(spec.shape)) + spec.shape for spec in specs]
     return [
         ArrayLayout(
             path=f"labels/{spec.name}",
-            shape=(samples, *spec.shape),
-            chunk=(1, *spec.shape),
-            shard=(rows, *spec.shape),
+            shape=(samples, *shape),
+            chunk=(1, *shape),
+            shard=(rows, *shape),
             dtype=spec.dtype,
             fill=0 if spec.ignore is None else spec.ignore,
-            dims=("sample", "y", "x"),
+            dims=("sample", "y", "x") if spec.is_map else ("sample", "one", f"{spec.name}_class"),
         )
-        for spec in specs
+        for spec, shape in zip(specs, shapes, strict=True)
     ]
 
 

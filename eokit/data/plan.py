@@ -17,7 +17,7 @@ import numpy as np
 
 from eokit.data.layout import ArrayLayout, label_layouts, modality_layout
 from eokit.data.sensors import get_sensor
-from eokit.data.spec import DTYPES, Entry, ModalitySpec, StoreSpec
+from eokit.data.spec import DTYPES, Entry, LabelSpec, ModalitySpec, StoreSpec
 from eokit.errors import DataError
 
 
@@ -101,6 +101,8 @@ def _check(spec: StoreSpec, entries: list[Entry]) -> None:
     repeated = [name for name, count in Counter(entry.id for entry in entries).items() if count > 1]
     if repeated:
         raise DataError(f"{spec.dataset}: {len(repeated)} sample ids occur twice, the first is {repeated[0]}")
+    for label in spec.labels:
+        _check_label(label)
     for modality in spec.modalities:
         _check_modality(modality)
         without = [entry.id for entry in entries if modality.name not in entry.days]
@@ -116,6 +118,14 @@ def _check_modality(modality: ModalitySpec) -> None:
         raise DataError(f"{modality.name}: dtype {modality.dtype}, a store holds {', '.join(DTYPES)}")
     if len(modality.bands) != modality.shape[0]:
         raise DataError(f"{modality.name}: {len(modality.bands)} band names for {modality.shape[0]} bands")
+
+
+def _check_label(label: LabelSpec) -> None:
+    if len(label.shape) > 2:
+        raise DataError(f"{label.name}: labels of shape {label.shape}, expected (H, W), (K,) or ()")
+    if label.multilabel and label.shape != (len(label.classes or ()),):
+        named = len(label.classes or ())
+        raise DataError(f"{label.name}: {named} class names for {label.shape[0]} classes; name every class")
 
 
 def _digest(spec: StoreSpec, entries: list[Entry], layout: str) -> str:

@@ -15,7 +15,7 @@ from eokit.errors import DataError
 
 @dataclass(frozen=True)
 class Band:
-    """One spectral band or polarisation. `wavelength`: centre in nm, None for radar; `gsd`: native metres."""
+    """One spectral band or polarisation. `wavelength`: centre in nm, None for radar, height; `gsd`: native metres."""
 
     name: str
     wavelength: float | None
@@ -63,7 +63,7 @@ def get_sensor(name: str) -> Sensor:
 
 def _sensor(name: str, table: dict) -> Sensor:
     names = table["bands"]
-    wavelengths = table.get("wavelength", [None] * len(names))
+    wavelengths = [given or None for given in table.get("wavelength", [None] * len(names))]
     grids = table.get("native_gsd", [table["gsd"]] * len(names))
     bands = tuple(Band(*row) for row in zip(names, wavelengths, grids, strict=True))
     sets = {int(count): tuple(chosen) for count, chosen in table.get("band_sets", {}).items()}

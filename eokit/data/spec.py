@@ -37,13 +37,26 @@ class ModalitySpec:
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """One label layer (H, W). `classes[k]` names value k; `ignore`: the value that is no label (void)."""
+    """One label layer. `classes[k]` names value k; `ignore`: the value that is no label (void).
+
+    shape: (H, W) a map; () one class id of the whole sample; (K,) whether each of the K classes occurs in it, 0 or 1.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...] | None = None
     ignore: int | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether every pixel has its own value."""
+        return len(self.shape) == 2
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a sample has several classes at once, as a vector of 0 and 1."""
+        return len(self.shape) == 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class Source(Protocol):
         """(T, C, H, W) in the stored dtype with nodata set in all bands; DataError when it cannot be read."""
 
     def read_labels(self, entry: Entry) -> dict[str, np.ndarray]:
-        """Label name -> (H, W); DataError when one cannot be read."""
+        """Label name -> array of the spec's shape; DataError when one cannot be read."""
 
     def input_bytes(self, entry: Entry) -> int:
         """Bytes of input behind this sample, for the MB/s of the progress bar."""

@@ -122,11 +122,16 @@ class Store:
         return self._pixels[modality].read(start + chosen, window)
 
     def read_label(self, name: str, sample: int, window: Window | None = None) -> np.ndarray:
-        """(h, w) of one label layer."""
+        """(h, w) of one label layer; of a label of the whole sample (K,) or (), and there is no window of it."""
         if name not in self.labels:
             raise DataError(f"{self.path}: no label layer {name!r}; it has {', '.join(self.labels) or 'none'}")
-        _check_window(window, self.labels[name].shape)
-        return self._layers[name].read(self.index.slots[sample : sample + 1], window)[0]
+        spec, row = self.labels[name], self.index.slots[sample : sample + 1]
+        if not spec.is_map:
+            if window is not None:
+                raise ArgumentError(f"window {window} of {name}, a label of whole samples; read it without a window")
+            return self._layers[name].read(row)[0].reshape(spec.shape)
+        _check_window(window, spec.shape)
+        return self._layers[name].read(row, window)[0]
 
     def where(self, sample: int) -> Where:
         """Where the sample lies."""
@@ -147,7 +152,7 @@ class Store:
         return chosen[:limit]
 
     def class_counts(self, label: str = "semantic", folds: Sequence[int] | None = None) -> np.ndarray:
-        """(K,) int64: pixels of every class in `folds` (all when None)."""
+        """(K,) int64: pixels of every class in `folds` (all when None), or samples of a label of whole samples."""
         if label not in self.statistics["labels"]:
             there = ", ".join(self.statistics["labels"]) or "none"
             raise DataError(f"{self.path}: {label!r} has no classes to count; labels that have: {there}")

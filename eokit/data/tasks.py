@@ -31,7 +31,7 @@ MANIFEST = "manifest"
 class Record:
     """What a finished task did. files: path -> [bytes, crc32c]; failures: id -> reason; left_out: ids not stored.
 
-    class_counts: label -> fold -> pixels of every class.
+    class_counts: label -> fold -> pixels (of a label of whole samples: samples) of every class.
     """
 
     files: dict[str, list[int]] = field(default_factory=dict)
@@ -132,10 +132,10 @@ def _write_labels(job: Job, task: Task, leave_out: Collection[str]) -> Record:
                     raise
                 failures[entry.id] = str(error)
                 continue
-            for spec, shard in zip(specs, shards, strict=True):
-                shard.write(part.row, layers[spec.name][None])
+            for spec, layout, shard in zip(specs, task.layouts, shards, strict=True):
+                shard.write(part.row, layers[spec.name].reshape(1, *layout.shape[1:]))
                 if spec.classes is not None:
-                    _add(counts[spec.name], entry.fold, layers[spec.name], len(spec.classes))
+                    _add(counts[spec.name], entry.fold, layers[spec.name], spec)
     return Record(_files(job, shards), failures, _left_out(job, task, leave_out, failures), counts)
 
 
@@ -166,7 +166,7 @@ def _read_labels(source: Source, entry: Entry) -> dict[str, np.ndarray]:
             raise DataError(f"sample {entry.id}: no label layer {spec.name}; it has {', '.join(layers) or 'none'}")
         layer = layers[spec.name]
         if layer.shape != spec.shape:
-            raise DataError(f"sample {entry.id}: {spec.name} has shape {layer.shape}, expected {spec.shape} (H, W)")
+            raise DataError(f"sample {entry.id}: {spec.name} has shape {layer.shape}, expected {spec.shape}")
         if layer.dtype.kind not in "iu":
             raise DataError(f"sample {entry.id}: {spec.name} is {layer.dtype}, expected integers")
         _check_values(entry, spec, layer)
@@ -180,6 +180,12 @@ def _check_values(entry: Entry, spec: LabelSpec, layer: np.ndarray) -> None:
         raise DataError(f"sample {entry.id}: {spec.name} holds values {low}..{high}, {spec.dtype} cannot hold them")
     if spec.classes is None:
         return
+    if spec.multilabel:
+        if low < 0 or high > 1:
+            raise DataError(
+                f"sample {entry.id}: {spec.name} holds values {low}..{high}, expected 0 or 1 of every class"
+            )
+        return
     allowed = {*range(len(spec.classes)), spec.ignore}
     strange = [value for value in np.unique(layer).tolist() if value not in allowed]
     if strange:
@@ -187,9 +193,10 @@ def _check_values(entry: Entry, spec: LabelSpec, layer: np.ndarray) -> None:
         raise DataError(f"sample {entry.id}: {spec.name} holds the unknown class id {strange[0]}; known are {known}")
 
 
-def _add(counts: dict[str, list[int]], fold: int, layer: np.ndarray, classes: int) -> None:
+def _add(counts: dict[str, list[int]], fold: int, layer: np.ndarray, spec: LabelSpec) -> None:
     """Add the pixels of every class; values beyond the classes (an ignore value of 255) are not counted."""
-    found = np.bincount(layer.ravel().astype(np.int64), minlength=classes)[:classes]
+    classes = len(spec.classes or ())
+    found = layer if spec.multilabel else np.bincount(layer.ravel().astype(np.int64), minlength=classes)[:classes]
     earlier = counts.get(str(fold), [0] * classes)
     counts[str(fold)] = [int(a + b) for a, b in zip(earlier, found, strict=True)]
 

@@ -161,6 +161,9 @@ def label_layer(store: Store, name: str) -> tuple[tuple[str, ...], int | None]:
         raise DataError(f"{store.path} has no label layer {name!r} (it has: {there}); prepare the data with its labels")
     if spec.classes is None:
         raise DataError(f"{store.path}: label layer {name!r} has no class names, expected one per id")
+    if not spec.is_map:
+        maps = ", ".join(one.name for one in store.labels.values() if one.is_map) or "none"
+        raise DataError(f"{store.path}: label layer {name!r} is of whole samples, expected a map (its maps: {maps})")
     return spec.classes, spec.ignore
 
 

@@ -33,6 +33,9 @@ PANEL = 2.25
 LEAST_FREE = 2
 """Cells that must be left beside the curves for all of them to be drawn on one axis there."""
 
+ENOUGH = 36
+"""Pixels from which on a patch is shown as well as any other."""
+
 SEASON = 92
 """Days by which the middles of two series may differ for both to be of one season."""
 
@@ -59,14 +62,20 @@ def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
 
 
 def _draw_patch(part: SubFigure, store: Store, modality: str, label: str | None, sample: int) -> None:
-    """The clearest dates of one patch, and its labels at the right."""
+    """A finer image of one patch where there is one, its clearest dates, and its labels at the right."""
     row = part.subplots(1, COLUMNS)
     for axes in row:
         axes.set_axis_off()
-    for axes, (title, image) in zip(row, _pictures(store, modality, sample), strict=False):
+    pictures = []
+    fine = _finest_image(store, modality)
+    if fine is not None:
+        pictures = [(f"{fine} {title}", image) for title, image in _pictures(store, fine, sample, 1)]
+    pictures += _pictures(store, modality, sample, DATES - len(pictures))
+    for axes, (title, image) in zip(row, pictures, strict=False):
         bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
     if label is not None:
-        _draw_labels(row[DATES], store, label, sample)
+        draw = _draw_labels if store.labels[label].is_map else _draw_names
+        draw(row[DATES], store, label, sample)
     part.suptitle(
         f"patch {store.ids[sample]} (fold {store.folds[sample]}): {modality} on its clearest dates", fontsize=9
     )
@@ -87,24 +96,34 @@ def _draw_curves(part: SubFigure, series: Series, shown: Sequence[int], names: S
 
 
 def _best_modality(store: Store) -> str:
-    """The modality that says most to the eye: true colour with infrared, then the longest series."""
+    """The modality that says most to the eye: infrared and red, a series, enough pixels, many dates."""
 
-    def worth(name: str) -> tuple[bool, int]:
-        pair = find_bands(store.modalities[name], ("red", "infrared"))
-        return pair is not None, max(len(store.days(name, sample)) for sample in range(len(store)))
+    def worth(name: str) -> tuple[bool, bool, int, int]:
+        spec, dates = store.modalities[name], max(len(store.days(name, sample)) for sample in range(len(store)))
+        pair = find_bands(spec, ("red", "infrared"))
+        return pair is not None, dates > 1, min(spec.shape[1] * spec.shape[2], ENOUGH), dates
 
     return max(store.modalities, key=worth)
 
 
+def _finest_image(store: Store, modality: str) -> str | None:
+    """The true-colour modality with the smallest pixels, smaller than those of `modality`; None where there is none."""
+    colour = [name for name, spec in store.modalities.items() if find_bands(spec, ("red", "green", "blue"))]
+    finest = min(colour, key=lambda name: store.modalities[name].gsd, default=None)
+    return finest if finest and store.modalities[finest].gsd < store.modalities[modality].gsd else None
+
+
 def _class_label(store: Store) -> str | None:
-    """The first label layer whose values are classes."""
-    return next((name for name, spec in store.labels.items() if spec.classes), None)
+    """The first label whose values are classes, a map before a label of whole samples."""
+    named = [name for name, spec in store.labels.items() if spec.classes]
+    return min(named, key=lambda name: not store.labels[name].is_map, default=None)
 
 
 def _richest_sample(store: Store, label: str | None) -> int:
     if label is None:
         return 0
-    counts = [len(np.unique(store.read_label(label, sample))) for sample in _spread(store)]
+    read = np.sum if store.labels[label].multilabel else lambda layer: len(np.unique(layer))
+    counts = [read(store.read_label(label, sample)) for sample in _spread(store)]
     return int(_spread(store)[int(np.argmax(counts))])
 
 
@@ -112,7 +131,7 @@ def _spread(store: Store) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, len(store) - 1, min(SAMPLES, len(store))).astype(int))
 
 
-def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArray]]:
+def _pictures(store: Store, modality: str, sample: int, count: int) -> list[tuple[str, NDArray]]:
     """Titled images of the clearest dates, all stretched alike: (H, W, 3) true colour, else (H, W) of one band."""
     spec, days = store.modalities[modality], store.days(modality, sample)
     if not len(days):
@@ -120,7 +139,7 @@ def _pictures(store: Store, modality: str, sample: int) -> list[tuple[str, NDArr
     values = physical(spec, store.read(modality, sample))
     bands = find_bands(spec, ("red", "green", "blue"))
     shown = bands or [choose_quantity(spec).bands[0]]
-    dates = clearest_dates(values[:, shown[-1]], DATES)
+    dates = clearest_dates(values[:, shown[-1]], count)
     images = np.moveaxis(values[dates][:, shown], 1, -1)
     images = _stretch(images, spec)
     note = "" if bands else f" {spec.bands[shown[0]]}"
@@ -191,6 +210,16 @@ def _draw_labels(axes: Axes, store: Store, label: str, sample: int) -> None:
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=6, frameon=False, borderaxespad=0
     )
+
+
+def _draw_names(axes: Axes, store: Store, label: str, sample: int) -> None:
+    """The names of the classes of a whole sample."""
+    names = store.labels[label].classes or ()
+    value = store.read_label(label, sample)
+    found = np.flatnonzero(value) if store.labels[label].multilabel else [int(value)]
+    lines = [names[k] for k in found]
+    axes.set_title(f"label: {label}", fontsize=8)
+    axes.text(0.02, 0.97, "\n".join(lines) or "none", va="top", fontsize=8, transform=axes.transAxes)
 
 
 def _draw_curve(axes: Axes, series: Series, number: int, names: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ def test_info_has_presets_licences_citation_and_parity(eokit, name):
 
 def test_info_has_a_line_a_sensor_with_shape_resolution_and_bands(eokit):
     lines = [line.split() for line in eokit("models", "info", "anysat")[1].splitlines()]
-    assert ["aerial", "(1,", "4,", "H,", "W)", "0.2", "NIR", "R", "G", "B"] in [line[:10] for line in lines]
+    assert ["aerial", "(1,", "4,", "H,", "W)", "0.2", "NIR", "G", "B", "R"] in [line[:10] for line in lines]
     assert ["modis", "(T,", "7,", "1,", "1)", "250", "B1"] in [line[:7] for line in lines]
 
 

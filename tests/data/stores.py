@@ -35,12 +35,16 @@ class MemorySource:
     def read_labels(self, entry: Entry) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(zlib.crc32(entry.id.encode()))
         return {
-            spec.name: rng.integers(0, len(spec.classes or range(50)), spec.shape).astype(spec.dtype)
-            for spec in self.spec.labels
+            spec.name: np.asarray(rng.integers(0, _values(spec), spec.shape), spec.dtype) for spec in self.spec.labels
         }
 
     def input_bytes(self, entry: Entry) -> int:
         return sum(len(entry.days[m.name]) * int(np.prod(m.shape)) * 2 for m in self.spec.modalities)
+
+
+def _values(spec: LabelSpec) -> int:
+    """How many values a label takes."""
+    return 2 if spec.multilabel else len(spec.classes or range(50))
 
 
 def pixels(name: str, spec: ModalitySpec, dates: int) -> np.ndarray:
@@ -62,8 +66,12 @@ def make_source(
     bands: int = 4,
     broken: Sequence[str] = (),
     spot: bool = False,
+    whole: bool = False,
 ) -> MemorySource:
-    """One sample a count of dates, in folds 1, 2, 1, 2 ...; `spot`: with an 8-bit image ten times as fine."""
+    """One sample a count of dates, in folds 1, 2, 1, 2 ...; `spot`: with an 8-bit image ten times as fine.
+
+    whole: with labels of whole samples too, `multilabel` and `class`.
+    """
     modalities = [
         ModalitySpec("s2", "sentinel-2", BANDS[:bands], (bands, size, size)),
         ModalitySpec("s1-asc", "sentinel-1", ("VV", "VH"), (2, size, size), scale=1 / 256),
@@ -75,6 +83,8 @@ def make_source(
         LabelSpec("semantic", "uint8", (size, size), CLASSES, ignore=3),
         LabelSpec("parcel", "int32", (size, size)),
     )
+    if whole:
+        labels += (LabelSpec("multilabel", "uint8", (4,), CLASSES), LabelSpec("class", "uint8", (), CLASSES))
     spec = StoreSpec("toy", "A synthetic toy", "CC0", "nobody", True, tuple(modalities), labels)
     entries = []
     for number, count in enumerate(counts):

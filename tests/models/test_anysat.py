@@ -296,5 +296,5 @@ def test_it_takes_only_what_it_has_a_projector_for():
 
 def test_it_expects_the_bands_and_pixels_of_the_sensor():
     encoder = build_encoder("anysat", None, SMALL | {"modalities": {"aerial": 4}})
-    assert encoder.expected("aerial", 4) == (("NIR", "R", "G", "B"), 0.2)
+    assert encoder.expected("aerial", 4) == (("NIR", "G", "B", "R"), 0.2)
     assert encoder.expected("s2", 10) is None

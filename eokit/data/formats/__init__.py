@@ -15,7 +15,13 @@ from eokit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from eokit.data.formats.base import Format
 
-FORMATS = {"pastis": "eokit.data.formats.pastis"}
+FORMATS = {
+    "pastis": "eokit.data.formats.pastis",
+    "treesatai": "eokit.data.formats.treesatai",
+    "planted": "eokit.data.formats.planted",
+    "flair": "eokit.data.formats.flair",
+    "s2naip": "eokit.data.formats.s2naip",
+}
 
 
 def get_format(name: str) -> Format:

@@ -83,6 +83,11 @@ class Findings:
         """A trouble of this `kind`, of one patch or of the whole copy; the `message` of the first one is shown."""
         self._problems.setdefault(kind, {}).setdefault(patch, message)
 
+    def damage(self, what: str, error: Exception, patch: str) -> None:
+        """The error that a file of a patch raised; alike are those of the same files that begin with the same words."""
+        words = str(error).partition(": ")[2].split()[:3]
+        self.problem(" ".join((what, *words)), str(error), patch)
+
     def note(self, message: str) -> None:
         """Something worth knowing, said once."""
         if message not in self.notes:

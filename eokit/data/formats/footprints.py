@@ -54,6 +54,18 @@ def locate(geometry: dict | None, crs: str, tile: str | None, size: tuple[int, i
     return Grid(utm, (gsd, 0.0, round(float(left), 3), 0.0, -gsd, round(float(top), 3)), footprint)
 
 
+def outline(crs: str | None, transform: tuple[float, ...] | None, size: tuple[int, int]) -> Grid:
+    """The grid of `size` (H, W) pixels that a file itself places; its footprint follows from it."""
+    if crs is None or transform is None:
+        return Grid()
+    a, b, c, d, e, f = transform
+    height, width = size
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
+    x, y = c + corners @ (a, b), f + corners @ (d, e)
+    lonlat = np.stack(_transformer(crs, "EPSG:4326").transform(x, y), axis=1)
+    return Grid(crs, transform, _polygon(lonlat)) if np.isfinite(lonlat).all() else Grid(crs, transform)
+
+
 def require_geo() -> None:
     """SetupError where pyproj or shapely is missing."""
     try:

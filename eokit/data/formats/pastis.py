@@ -6,7 +6,6 @@ Called by `eokit prepare pastis` and `eokit datasets`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,6 +17,7 @@ import numpy as np
 from eokit.data.crops import PASTIS_CLASSES, VOID
 from eokit.data.formats.base import Download, Findings, FormatInfo, OnError
 from eokit.data.formats.footprints import Grid, locate, require_geo
+from eokit.data.formats.geotiff import read_image
 from eokit.data.formats.npy import read_array
 from eokit.data.formats.pastis_metadata import FILE, Metadata, Patch, read_metadata
 from eokit.data.formats.pastis_tree import (
@@ -29,13 +29,14 @@ from eokit.data.formats.pastis_tree import (
     Tree,
     check_files,
     check_folders,
-    open_image,
     survey,
 )
-from eokit.data.preprocessing import NODATA, SOURCE_NODATA
+from eokit.data.formats.samples import findings_of, keep_whole, limited, require_folder
+from eokit.data.formats.values import store_decibel, store_reflectance
+from eokit.data.preprocessing import NODATA
 from eokit.data.sensors import get_sensor
 from eokit.data.spec import Entry, LabelSpec, ModalitySpec, StoreSpec
-from eokit.errors import DataError, UsageError
+from eokit.errors import DataError
 
 INFO = FormatInfo(
     name="pastis",
@@ -89,13 +90,7 @@ def open_source(
     """
     looked = _look(path, modalities, limit)
     findings = looked.findings
-    findings.refuse(on_error)
-    broken = findings.patches
-    kept = [patch for patch in looked.patches if patch.id not in broken]
-    if not kept:
-        raise DataError(*findings.lines, f"{looked.tree.root}: no patch is left to prepare")
-    for id, message in broken.items():
-        findings.note(f"patch {id} is skipped: {message}")
+    kept = keep_whole(looked.patches, findings, on_error, looked.tree.root)
     spec = _spec(looked)
     if UNKNOWN in (spec.licence, spec.citation):
         findings.note(
@@ -109,13 +104,7 @@ def open_source(
 
 def check(path: Path, *, modalities: Sequence[str] | None = None) -> Findings:
     """What is wrong with the copy at `path` and what it lacks."""
-    try:
-        return _look(path, modalities, None).findings
-    except DataError as error:
-        findings = Findings()
-        for line in error.lines:
-            findings.problem(line, line)
-        return findings
+    return findings_of(lambda: _look(path, modalities, None).findings)
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ class PastisSource:
         """(T, C, H, W) int16 with nodata in all bands of a pixel, or uint8 for SPOT (T = 1)."""
         path = self._path(entry, modality)
         if modality == SPOT:
-            return _read_image(path)
+            return read_image(path)[None]
         array = read_array(path)
         stored, seen = store_reflectance(array) if modality == "s2" else store_decibel(array)
         if not seen:
@@ -158,52 +147,6 @@ class PastisSource:
         return self.root / (self.spot[entry.id] if modality == SPOT else SERIES[modality].file(entry.id))
 
 
-def store_reflectance(array: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(T, C, H, W) reflectance x 10000 of any dtype to int16, and whether any pixel was observed.
-
-    A pixel of which one band is NaN or <= -10000 is nodata in all bands; the rest is cut to what int16 holds.
-    """
-    bad = ~(array.min(axis=1) > SOURCE_NODATA)
-    if array.dtype != np.int16:
-        array = np.minimum(array, np.iinfo(np.int16).max)
-        array = np.rint(np.where(bad[:, None], NODATA, array)).astype(np.int16)
-    elif bad.any():
-        np.copyto(array, NODATA, where=bad[:, None])
-    return array, not bad.all()
-
-
-def store_decibel(array: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(T, C, H, W) dB to int16 steps of 1/256 dB, and whether any pixel was observed.
-
-    A pixel of which one band is not finite is nodata in all bands. Date by date, so that float32 stays in the cache:
-    twice as fast as the whole array at once.
-    """
-    stored, seen = np.empty(array.shape, np.int16), False
-    limit = np.iinfo(np.int16).max
-    for image, out in zip(array, stored, strict=True):
-        values = image.astype(np.float32)
-        values /= SERIES["s1-asc"].scale
-        with np.errstate(invalid="ignore"):
-            bad = ~np.isfinite(values.sum(axis=0))
-        np.rint(values, out=values)
-        np.clip(values, -limit, limit, out=values)
-        if bad.any():
-            np.copyto(values, NODATA, where=bad)
-        out[...] = values
-        seen = seen or not bad.all()
-    return stored, seen
-
-
-def spread(folds: Sequence[int], limit: int) -> list[int]:
-    """Positions of `limit` patches that come from all folds alike: the first of each, then the second of each, ..."""
-    seen: Counter[int] = Counter()
-    ranks = []
-    for position, fold in enumerate(folds):
-        ranks.append((seen[fold], position))
-        seen[fold] += 1
-    return sorted(position for _, position in sorted(ranks)[:limit])
-
-
 @dataclass(frozen=True)
 class _Looked:
     """Everything known of a copy without reading pixels."""
@@ -217,20 +160,13 @@ class _Looked:
 
 
 def _look(path: Path, modalities: Sequence[str] | None, limit: int | None) -> _Looked:
-    if not path.exists():
-        raise DataError(f"{path}: no such folder; give the one that holds {FILE}")
-    if not path.is_dir():
-        raise DataError(f"{path}: is a file, expected the folder that holds {FILE}; unpack archives first")
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit is {limit}, expected 1 or more patches")
+    require_folder(path, FILE)
     require_geo()
     findings = Findings()
     tree = survey(find(path) or path, modalities)
     dates = {name: SERIES[name].dates for name in tree.modalities if name != SPOT}
     metadata = read_metadata(tree.root / FILE, dates, findings)
-    patches = metadata.patches
-    if limit is not None:
-        patches = tuple(patches[position] for position in spread([patch.fold for patch in patches], limit))
+    patches = limited(metadata.patches, limit)
     check_folders(tree, modalities, metadata.dated, findings)
     sizes = check_files(tree, patches, findings)
     return _Looked(tree, metadata, patches, sizes, _grids(patches, metadata.crs, sizes, findings), findings)
@@ -297,15 +233,6 @@ def _variant(tree: Tree) -> str:
     if SPOT in tree.modalities:
         return "PASTIS-HD"
     return "PASTIS-R" if {"s1-asc", "s1-des"} & set(tree.modalities) else "PASTIS"
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """(1, 3, H, W) uint8 of a SPOT GeoTIFF."""
-    with open_image(path) as image:
-        try:
-            return image.read()[None]
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error}); copy or download it again") from None
 
 
 def _read_label(path: Path, spec: LabelSpec) -> np.ndarray:

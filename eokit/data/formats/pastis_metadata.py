@@ -10,21 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eokit.data.formats.base import Findings
+from eokit.data.formats.dates import parse_day
 from eokit.errors import DataError
 
 FILE = "metadata.geojson"
 PUBLISHED_CRS = "EPSG:2154"
 TOLD = ("title", "licence", "citation")
 """Foreign members of the file that go into the store's attributes."""
-_EPOCH = date(1970, 1, 1).toordinal()
 _EXAMPLE = 'expected {"0": 20180917, "1": 20180927, ...}, one YYYYMMDD per date'
 
 
@@ -92,7 +90,7 @@ def parse_dates(value: Any) -> np.ndarray:
         ordered = sorted(value.items(), key=lambda item: int(item[0]))
     except ValueError:
         raise ValueError(f"its keys {_short(list(value))} are not all whole numbers") from None
-    return np.array([_day(_whole(text)) for _, text in ordered], dtype=np.int32)
+    return np.array([parse_day(_whole(text)) for _, text in ordered], dtype=np.int32)
 
 
 def _collection(path: Path) -> dict:
@@ -158,17 +156,6 @@ def _whole(value: Any) -> str:
 def _is_count(text: str) -> bool:
     """Whether a text is a whole number that an int32 of the index holds."""
     return text.isdecimal() and len(text) < 10
-
-
-@cache
-def _day(digits: str) -> int:
-    """Days since 1970-01-01 of YYYYMMDD; cached, because neighbours share their dates."""
-    try:
-        if len(digits) != 8:
-            raise ValueError
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() - _EPOCH
-    except ValueError:
-        raise ValueError(f"{_short(digits)} is no date") from None
 
 
 def _crs(path: Path, collection: dict, findings: Findings) -> str:

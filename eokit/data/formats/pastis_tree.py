@@ -5,18 +5,19 @@ Called by `pastis.py` before anything is written: only directory listings and fi
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from eokit.data.formats.base import Findings
+from eokit.data.formats.geotiff import open_image
 from eokit.data.formats.npy import Header, read_header
 from eokit.data.formats.pastis_metadata import FILE, Patch
+from eokit.data.formats.values import DB_STEP
 from eokit.data.sensors import get_sensor
-from eokit.errors import DataError, SetupError, UsageError
+from eokit.errors import DataError, UsageError
 
 GSD = 10.0
 """Metres a pixel of every Sentinel array and label of PASTIS."""
@@ -61,13 +62,11 @@ _S2_BANDS = get_sensor("sentinel-2").band_sets[10]
 _S1_BANDS = get_sensor("sentinel-1").band_sets[3]
 _S2_DTYPES = ("int16", "uint16", "int32", "int64", "float32", "float64")
 _S1_DTYPES = ("float16", "float32", "float64")
-_DB_STEP = 1 / 256
-"""dB: keeps the float16 values that PASTIS-R publishes exactly from 4 dB up, and to 1/512 dB below."""
 
 SERIES = {
     "s2": SeriesFiles("DATA_S2", "S2", "dates-S2", "sentinel-2", _S2_BANDS, 1.0, _S2_DTYPES),
-    "s1-asc": SeriesFiles("DATA_S1A", "S1A", "dates-S1A", "sentinel-1", _S1_BANDS, _DB_STEP, _S1_DTYPES),
-    "s1-des": SeriesFiles("DATA_S1D", "S1D", "dates-S1D", "sentinel-1", _S1_BANDS, _DB_STEP, _S1_DTYPES),
+    "s1-asc": SeriesFiles("DATA_S1A", "S1A", "dates-S1A", "sentinel-1", _S1_BANDS, DB_STEP, _S1_DTYPES),
+    "s1-des": SeriesFiles("DATA_S1D", "S1D", "dates-S1D", "sentinel-1", _S1_BANDS, DB_STEP, _S1_DTYPES),
 }
 LABELS = {
     "semantic": LabelFiles("ANNOTATIONS", "TARGET", "uint8"),
@@ -153,20 +152,6 @@ def check_files(tree: Tree, patches: Sequence[Patch], findings: Findings) -> Siz
             " expected a whole multiple (1280 over 128 as published); choose others with --modalities",
         )
     return sizes
-
-
-def open_image(path: Path) -> Any:
-    """The GeoTIFF at `path`, opened with rasterio; DataError or SetupError in one line."""
-    try:
-        import rasterio
-    except ImportError:
-        raise SetupError("SPOT images need rasterio, which is not installed; pip install 'eokit[geo]'") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        raise DataError(f"{path}: cannot be read as a GeoTIFF ({error}); copy or download it again") from None
 
 
 def _check_series(tree: Tree, patch: Patch, name: str, findings: Findings) -> _Found | None:

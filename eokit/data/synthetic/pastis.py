@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 from eokit.data.crops import VOID
 from eokit.data.preprocessing import SOURCE_NODATA
 from eokit.data.synthetic.calendar import FIRST_CROP
+from eokit.data.synthetic.copies import new_copy
 from eokit.data.synthetic.landscape import MARGIN, PLACES, Season, View, class_of, draw_s1, draw_s2, draw_tile
-from eokit.errors import ArgumentError, DataError, SetupError
-from eokit.files import writing
+from eokit.errors import ArgumentError, SetupError
 from eokit.progress import Progress
 
 NEW_YEAR = date(2019, 1, 1)
@@ -69,11 +68,7 @@ def write_synthetic_pastis(
     season = Season(patches, size, seed, (dates[0], dates[-1]), tuple(modalities), folds)
     _check(season)
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} exists already; choose another folder for the synthetic season, or remove it first")
-    aside = path.with_name(path.name + ".partial")
-    with writing(path):
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_copy(path) as aside:
         _make_folders(aside, season)
         with Progress("draw the season", patches, quiet=quiet) as bar:
             written = []
@@ -84,9 +79,6 @@ def write_synthetic_pastis(
         for modality in season.modalities:
             _write_json(aside / f"NORM_{FOLDERS[modality]}_patch.json", _norm(season, written, modality))
         (aside / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
-        if path.is_dir():
-            path.rmdir()
-        aside.rename(path)
     return path
 
 

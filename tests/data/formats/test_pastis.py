@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from eokit.data.formats import pastis
-from eokit.data.formats.pastis import SPOT_DAY, find, open_source, spread, store_decibel, store_reflectance
+from eokit.data.formats.pastis import SPOT_DAY, find, open_source
 from eokit.data.formats.pastis_metadata import parse_dates
+from eokit.data.formats.samples import spread
+from eokit.data.formats.values import store_decibel, store_reflectance
 from eokit.data.preprocessing import NODATA
 from eokit.errors import DataError, UsageError
 from tests.data.formats import trees
