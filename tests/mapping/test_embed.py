@@ -17,6 +17,7 @@ import zarr
 from eokit.data.collate import collate
 from eokit.data.dataset import SampleDataset
 from eokit.errors import DataError, Interrupted, UsageError
+from eokit.files import put_in_place
 from eokit.mapping.embedding.run import EmbedSettings, embed, try_out
 from eokit.mapping.ledger import Ledger, partial_folder
 from eokit.models.bundle import load_bundle
@@ -209,6 +210,8 @@ def test_samples_without_a_place_are_refused_as_geotiffs(tmp_path, run, store):
     with pytest.raises(DataError, match="sample p0 has no place on a grid"):
         run("maps", store=nowhere.path)
     assert run("x.zarr", store=nowhere.path)[0].samples == 2
+    _, path = run("x.parquet", store=nowhere.path)
+    assert geopandas.read_parquet(path).geometry.isna().all()
 
 
 def make_nowhere(tmp_path):
@@ -237,6 +240,19 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_features(run, tmp_path, m
     whole, other = run(f"whole-{name}", dtype=dtype, batch_size=1)
     assert (resumed.error, resumed.unseen_share) == (whole.error, whole.unseen_share)
     assert contents(path) == contents(other)
+
+
+@pytest.mark.parametrize("name", ["x.zarr", "x.parquet", "maps"])
+def test_a_run_that_was_stopped_before_its_output_got_its_name_is_completed(run, monkeypatch, name):
+    def stop(aside, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eokit.mapping.embedding.run.put_in_place", stop)
+    with pytest.raises(Interrupted):
+        run(name)
+    monkeypatch.setattr("eokit.mapping.embedding.run.put_in_place", put_in_place)
+    _, path = run(name, resume=True)
+    assert contents(path) == contents(run(f"whole-{name}")[1])
 
 
 def contents(path):

@@ -63,12 +63,15 @@ class Loss:
 
     def add(self, coding: Coding, values: np.ndarray, stored: np.ndarray, seen: np.ndarray) -> None:
         """Count values (B, D, ...) float32 that were kept as `stored`, where seen (B, ...)."""
-        chosen = np.broadcast_to(seen[:, None], values.shape)
-        exact, kept = values[chosen].astype(np.float64), coding.decode(stored)[chosen].astype(np.float64)
-        self.count += exact.size
-        self.squares += float(exact @ exact)
-        self.error_squares += float((exact - kept) @ (exact - kept))
-        self.clipped += int(self._clipped(coding, values)[chosen].sum())
+        for row, shown in enumerate(seen):  # one sample at a time: maps of pixels are large in float64
+            one = slice(row, row + 1)
+            chosen = np.broadcast_to(shown, values.shape[1:])
+            exact = values[row][chosen].astype(np.float64)
+            lost = exact - coding.decode(stored[one])[0][chosen]
+            self.count += exact.size
+            self.squares += float(exact @ exact)
+            self.error_squares += float(lost @ lost)
+            self.clipped += int(self._clipped(coding, values[one])[0][chosen].sum())
 
     @property
     def error(self) -> float:

@@ -20,7 +20,7 @@ ROWS = 8192
 GEO = {
     "version": "1.1.0",
     "primary_column": "geometry",
-    "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Polygon"]}},
+    "columns": {"geometry": {"encoding": "WKB", "geometry_types": []}},
 }
 """GeoParquet 1.1: no `crs` means longitude and latitude."""
 FACTS_KEY = b"eokit"

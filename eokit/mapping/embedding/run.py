@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from eokit.mapping.embedding.layout import KIND, Format, Layout, Target, place_o
 from eokit.mapping.embedding.parquet_target import ParquetVectors, read_parquet_facts
 from eokit.mapping.embedding.zarr_target import ZarrMaps, ZarrVectors, read_zarr_facts
 from eokit.mapping.inference import bundle_digest
-from eokit.mapping.ledger import Ledger
+from eokit.mapping.ledger import Ledger, partial_folder
 from eokit.mapping.patches import store_digest
 from eokit.memory import peak_bytes
 from eokit.models.bundle import Bundle, OpenPreprocessing, find_bundle, load_bundle, newest_bundle
@@ -141,6 +142,7 @@ def embed(settings: EmbedSettings) -> EmbedResult:
     """Write the features of the samples of `settings.store`."""
     plan = lay_out(settings)
     if _goes_on(settings) and plan.out.exists():
+        shutil.rmtree(partial_folder(plan.out), ignore_errors=True)  # of a run that was stopped at its very end
         return _result(plan, _facts_of(plan.out), None)
     started = time.monotonic()
     ledger = Ledger(
@@ -190,11 +192,14 @@ def lay_out(settings: EmbedSettings) -> EmbedPlan:
         _check_places(store, numbers)
     chosen = tuple(preprocessing.inputs)
     choices, modality = choices_of(bundle.encoder, level, chosen, settings.modality, settings.patch_metres)
-    reading = Reading(settings.batch_size, settings.workers, pick_device(settings.device), settings.quiet)
+    device = pick_device(settings.device)
+    reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
     reader = FeatureReader(store.path, bundle.encoder, preprocessing, level, reading, modality, choices, settings.dates)
-    shape = next(reader.encode(numbers[:1])).values.shape[1:]
+    probe = replace(reader, reading=replace(reading, workers=0))  # no processes for one sample
+    shape = next(probe.encode(numbers[:1])).values.shape[1:]
     facts = _facts(settings, reader, bundle, store) | {"bundle": bundle_digest(folder)}
-    facts["made_from"] = _made_from(settings, facts, store, numbers) | {"format": format_}
+    how = {"format": format_, "device": device.type}
+    facts["made_from"] = how | _made_from(settings, facts, store, numbers)
     facts["made_of"] = hashlib.sha256(json.dumps(facts["made_from"], sort_keys=True).encode()).hexdigest()[:16]
     if _goes_on(settings) and out.exists() and _facts_of(out).get("made_of") != facts["made_of"]:
         raise UsageError(f"{out}: is there already, of other data or settings; add --overwrite to replace it")
