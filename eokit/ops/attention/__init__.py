@@ -11,6 +11,7 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.attention import autograd, reference, sdpa
+from eokit.ops.wiring import has_autocast
 
 __all__ = ["attention"]
 
@@ -47,7 +48,7 @@ def attention(
     Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" without the compiled library
     and for "triton" without Triton.
     """
-    if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
+    if has_autocast(q) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(q.device.type)
         with torch.autocast(q.device.type, enabled=False):
             return attention(

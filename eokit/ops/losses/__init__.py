@@ -10,6 +10,7 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.losses import reference, streamed
+from eokit.ops.wiring import without_autocast
 
 __all__ = ["dino_cross_entropy", "info_nce", "mil_nce"]
 
@@ -21,8 +22,8 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
-    Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64). Returns a scalar, 0 where no row has
-    positives. Raises ArgumentError naming the wrong argument.
+    Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64), within autocast too. Returns a
+    scalar, 0 where no row has positives. Raises ArgumentError naming the wrong argument.
     """
     _check_features("a", a, "b", b)
     _check_temperature("temperature", temperature)
@@ -35,7 +36,8 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     a, b = _wide(a), _wide(b)
     if library.default_backend() == "reference":
         matrix = torch.eye(len(a), dtype=torch.bool, device=a.device) if positives is None else positives
-        return reference.info_nce(a, b, matrix, temperature=temperature)
+        with without_autocast(a):
+            return reference.info_nce(a, b, matrix, temperature=temperature)
     group = torch.arange(len(a), device=a.device) if positives is None else None
     losses, _, count = streamed.nce_forward(a, b, positives, group, group, None, None, temperature, False)
     return losses.sum() / (count > 0).sum().clamp(min=1)
@@ -59,7 +61,8 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
             raise ArgumentError(f"{name} is {ids.dtype} {tuple(ids.shape)}, expected integers {(len(features),)}")
     a = _wide(features)
     if library.default_backend() == "reference":
-        return reference.mil_nce(a, group, block, temperature=temperature)
+        with without_autocast(a):
+            return reference.mil_nce(a, group, block, temperature=temperature)
     losses, _, near = streamed.nce_forward(a, a, None, group, group, block, block, temperature, True)
     return losses.sum() / (near > -math.inf).sum().clamp(min=1)
 
@@ -97,9 +100,10 @@ def dino_cross_entropy(
     teacher, teacher_prototypes = (x.detach().to(student.dtype) for x in (teacher, teacher_prototypes))
     center = student.new_zeros(len(prototypes)) if center is None else center.detach().to(student.dtype)
     given = (student, prototypes, teacher, teacher_prototypes, center)
-    if library.default_backend() == "reference":
+    if library.default_backend() != "reference":
+        return streamed.dino_forward(*given, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
+    with without_autocast(student):
         return reference.dino_cross_entropy(*given, temperature=temperature, teacher_temperature=teacher_temperature)
-    return streamed.dino_forward(*given, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Tiles come in one order, so that results do not depend on anything else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -229,6 +230,8 @@ def _differentiable(forward: Any, backward: Any) -> None:
     forward.register_fake(lambda rows, *_: tuple(rows.new_empty(len(rows)) for _ in range(3)))
     backward.register_fake(lambda grad, sums, others, a, b, *_: (torch.empty_like(a), torch.empty_like(b)))
     forward.register_autograd(gradient, setup_context=setup)
+    for op, device in product((forward, backward), ("cpu", "cuda")):
+        op.register_autocast(device, torch.float32)  # what they are given already: autocast stays outside
 
 
 _differentiable(nce_forward, nce_backward)

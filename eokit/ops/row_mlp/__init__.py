@@ -9,6 +9,7 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.row_mlp import blocked, reference
+from eokit.ops.wiring import without_autocast
 
 __all__ = ["row_mlp"]
 
@@ -21,13 +22,15 @@ def row_mlp(x: Tensor, layers: Sequence[Sequence[Tensor]], *, groups: int = 4, e
 
     Returns (R, last C') in the dtype of x. A block of rows goes through all layers before the next, so that memory is
     that of x and the result, in training too: the backward makes each block's activations again. Gradients for x and
-    all layers, deterministic. AnySat's projector of pixel-dates (Astruc et al. 2024, arXiv 2412.14123).
+    all layers, deterministic. Autocast does not reach inside: x says what is computed in. AnySat's projector of
+    pixel-dates (Astruc et al. 2024, arXiv 2412.14123).
 
     Raises ArgumentError naming the wrong argument.
     """
     _check(x, layers, groups, epsilon)
     if not library.runs_kernels(x):
-        return reference.row_mlp(x, layers, groups, epsilon)
+        with without_autocast(x):
+            return reference.row_mlp(x, layers, groups, epsilon)
     weights, biases = ([layer[i].to(x.dtype) for layer in layers] for i in (0, 1))
     gains, shifts = ([layer[i].float().contiguous() for layer in layers] for i in (2, 3))
     return blocked.row_mlp_forward(x.contiguous(), weights, biases, gains, shifts, groups, epsilon)

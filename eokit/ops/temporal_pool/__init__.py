@@ -8,6 +8,7 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.temporal_pool import autograd, reference  # noqa: F401  (autograd registers the ops)
+from eokit.ops.wiring import without_autocast
 
 __all__ = ["temporal_pool"]
 
@@ -22,8 +23,9 @@ def temporal_pool(x: Tensor, queries: Tensor, positions: Tensor, *, key_mask: Te
         take p_t . queries_h, a number a head, and the sums take p_t.
     key_mask: bool, broadcastable to (S, N, T), True = a date that counts. A pixel without any gives 0 and gradient 0.
 
-    Returns (S, N, D) in the dtype of x. Scores and sums are float32 (float64 for float64). On a CPU a pixel stays in
-    the cache from the scores to the sum; gradients for x and queries are the same bits for any number of threads.
+    Returns (S, N, D) in the dtype of x. Scores and sums are float32 (float64 for float64), within autocast too. On a
+    CPU a pixel stays in the cache from the scores to the sum; gradients for x and queries are the same bits for any
+    number of threads.
 
     L-TAE: Garnot & Landrieu 2020 (arXiv 2007.00586); the values are the features themselves. Raises ArgumentError
     naming the wrong argument.
@@ -31,14 +33,17 @@ def temporal_pool(x: Tensor, queries: Tensor, positions: Tensor, *, key_mask: Te
     _check(x, queries, positions, key_mask)
     samples, pixels, dates, dim = x.shape
     mask = None if key_mask is None else key_mask.expand(samples, pixels, dates)
-    if not (library.runs_kernels(x) and x.numel()):
-        return reference.temporal_pool(x, queries, positions, mask)
-    queries, positions = queries.float(), positions.float().contiguous()
-    folded = queries.unflatten(-1, (len(queries), -1)).sum(1)  # (H, D / H): all slices see the same position
-    bias = positions @ folded.T  # (S, T, H)
-    mask = None if mask is None else mask.reshape(samples * pixels, dates).contiguous()
-    rows = x.reshape(samples * pixels, dates, dim)
-    out, _ = torch.ops.eokit.pool_forward(rows, queries.contiguous(), bias.contiguous(), positions, mask)
+    with without_autocast(x):
+        if not (library.runs_kernels(x) and x.numel()):
+            return reference.temporal_pool(x, queries, positions, mask)
+        queries, positions = queries.float(), positions.float().contiguous()
+        folded = queries.unflatten(-1, (len(queries), -1)).sum(1)  # (H, D / H): all slices see the same position
+        bias = (positions[:, :, None] * folded).sum(
+            -1
+        )  # (S, T, H); no product of matrices that autocast would round, back
+        mask = None if mask is None else mask.reshape(samples * pixels, dates).contiguous()
+        rows = x.reshape(samples * pixels, dates, dim)
+        out, _ = torch.ops.eokit.pool_forward(rows, queries.contiguous(), bias.contiguous(), positions, mask)
     return out.view(samples, pixels, dim)
 
 

@@ -1,0 +1,124 @@
+"""What every public op promises beyond its formula, on one set of small inputs: autocast stays outside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from eokit import ops
+from eokit.ops import (
+    attention,
+    dino_cross_entropy,
+    gather_tokens,
+    info_nce,
+    library,
+    mil_nce,
+    row_mlp,
+    scatter_tokens,
+    temporal_pool,
+)
+from tests.ops.conftest import compiled
+
+INDEX = torch.tensor([[4, 0, 2], [1, 3, 0]])
+OFFSETS = torch.tensor([0, 2, 6])
+MASK = torch.tensor([[True, False, True, True], [False, True, True, False]])[:, None]
+
+
+@dataclass(frozen=True)
+class Op:
+    """A call of a public op on its leaves: float32 tensors of `shapes`, by name, that all have a gradient."""
+
+    public: str
+    run: Callable[..., Tensor]
+    shapes: dict[str, tuple[int, ...]]
+
+    def leaves(self, **changes: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        drawn = {name: torch.randn(shape).requires_grad_() for name, shape in self.shapes.items()}
+        return drawn | changes
+
+    def results(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The output, and the gradient of every leaf."""
+        out = self.run(**leaves)
+        grads = torch.autograd.grad(out.square().sum(), list(leaves.values()))
+        return {"out": out.detach()} | {f"grad_{name}": x for name, x in zip(leaves, grads, strict=True)}
+
+
+def mlp(x, weight, bias, gain, shift):
+    return row_mlp(x, [(weight, bias, gain, shift)], groups=2)
+
+
+QKV = {"q": (2, 1, 4, 2, 8), "k": (2, 1, 4, 2, 8), "v": (2, 1, 4, 2, 8)}
+PAIR = {"a": (6, 4), "b": (6, 4)}
+OPS = {
+    "attention": Op("attention", attention, QKV),
+    "attention, mask and bias": Op(
+        "attention", lambda q, k, v, bias: attention(q, k, v, key_mask=MASK, bias=bias), QKV | {"bias": (2, 4, 4)}
+    ),
+    "gather": Op("gather_tokens", lambda x, pos: gather_tokens(x, INDEX, pos), {"x": (2, 5, 8), "pos": (5, 8)}),
+    "gather, ragged": Op(
+        "gather_tokens",
+        lambda x, pos: gather_tokens(x, INDEX.flatten(), pos, offsets=OFFSETS),
+        {"x": (2, 5, 8), "pos": (5, 8)},
+    ),
+    "scatter": Op(
+        "scatter_tokens",
+        lambda visible, mask_token, pos: scatter_tokens(visible, INDEX, 5, mask_token, pos),
+        {"visible": (2, 3, 8), "mask_token": (8,), "pos": (5, 8)},
+    ),
+    "pool": Op(
+        "temporal_pool",
+        lambda x, queries: temporal_pool(x, queries, torch.ones(2, 4, 4), key_mask=MASK),
+        {"x": (2, 3, 4, 8), "queries": (2, 8)},
+    ),
+    "row_mlp": Op("row_mlp", mlp, {"x": (7, 4), "weight": (8, 4), "bias": (8,), "gain": (8,), "shift": (8,)}),
+    "info_nce": Op("info_nce", info_nce, PAIR),
+    "info_nce, positives": Op(
+        "info_nce", lambda a, b: info_nce(a, b, positives=torch.eye(6, dtype=torch.bool).roll(1, 1)), PAIR
+    ),
+    "mil_nce": Op("mil_nce", lambda x: mil_nce(x, torch.arange(6) // 2, block=torch.arange(6) % 2), {"x": (6, 4)}),
+    "dino": Op(
+        "dino_cross_entropy",
+        lambda student, prototypes: dino_cross_entropy(student, prototypes, torch.ones(6, 3), torch.eye(5, 3)),
+        {"student": (6, 4), "prototypes": (5, 4)},
+    ),
+}
+every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
+KEEPS_FLOAT32 = {name: op for name, op in OPS.items() if op.public != "attention"}
+
+
+def test_every_public_op_is_held_to_the_contract():
+    assert {op.public for op in OPS.values()} == set(library.OPS) <= set(ops.__all__)
+
+
+@pytest.mark.parametrize("op", KEEPS_FLOAT32.values(), ids=KEEPS_FLOAT32.keys())
+def test_autocast_does_not_reach_inside(op):
+    """Attention alone casts its inputs, as torch's does."""
+    expected = op.run(**op.leaves())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = op.run(**op.leaves())
+    assert torch.equal(out, expected)
+
+
+@compiled
+@pytest.mark.parametrize("op", KEEPS_FLOAT32.values(), ids=KEEPS_FLOAT32.keys())
+def test_autocast_does_not_reach_into_gradients_that_are_made_inside_it(op):
+    expected = op.results(op.leaves())
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = op.results(op.leaves())
+    for name, x in inside.items():
+        assert torch.equal(x, expected[name]), name
+
+
+@pytest.mark.parametrize("name", ["attention", "attention, mask and bias"])
+def test_attention_inside_autocast_is_that_of_its_dtype_with_gradients_of_the_inputs(name):
+    op = OPS[name]
+    half = op.results({name: x.detach().bfloat16().requires_grad_() for name, x in op.leaves().items()})
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = op.results(op.leaves())
+    assert inside["out"].dtype == torch.bfloat16
+    for name, x in inside.items():
+        torch.testing.assert_close(x.bfloat16(), half[name], rtol=0.02, atol=0.05, msg=name)
+        assert name == "out" or x.dtype == torch.float32
