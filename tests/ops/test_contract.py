@@ -1,4 +1,7 @@
-"""What every public op promises beyond its formula, on one set of small inputs: autocast stays outside."""
+"""What every public op promises beyond its formula, on one set of small inputs.
+
+Autocast stays outside; a second derivative is right, or refused.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eokit import ops
+from eokit.errors import UsageError
 from eokit.ops import (
     attention,
     dino_cross_entropy,
@@ -18,6 +22,7 @@ from eokit.ops import (
     row_mlp,
     scatter_tokens,
     temporal_pool,
+    use_backend,
 )
 from tests.ops.conftest import compiled
 
@@ -122,3 +127,33 @@ def test_attention_inside_autocast_is_that_of_its_dtype_with_gradients_of_the_in
     for name, x in inside.items():
         torch.testing.assert_close(x.bfloat16(), half[name], rtol=0.02, atol=0.05, msg=name)
         assert name == "out" or x.dtype == torch.float32
+
+
+def penalty(op, leaves):
+    """The gradients of the squared norm of the gradients, as a gradient penalty asks for them."""
+    first = torch.autograd.grad(op.run(**leaves).square().sum(), list(leaves.values()), create_graph=True)
+    return torch.autograd.grad(sum(x.square().sum() for x in first), list(leaves.values()))
+
+
+TOKENS = {name: op for name, op in OPS.items() if op.public in ("gather_tokens", "scatter_tokens")}
+
+
+@pytest.mark.parametrize("op", TOKENS.values(), ids=TOKENS.keys())
+def test_second_derivatives_of_tokens_are_those_of_plain_torch(op):
+    ours = penalty(op, op.leaves())
+    with use_backend("reference"):
+        plain = penalty(op, op.leaves())
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+NOT_TWICE = {name: op for name, op in OPS.items() if name not in TOKENS}
+
+
+@compiled
+@pytest.mark.parametrize("op", NOT_TWICE.values(), ids=NOT_TWICE.keys())
+def test_a_second_derivative_is_refused_with_the_way_out(op):
+    with pytest.raises(UsageError, match=rf'{op.public}.*no second derivative.*use_backend\("reference"\)'):
+        penalty(op, op.leaves())
+    with use_backend("reference"):
+        assert all(x.isfinite().all() for x in penalty(op, op.leaves()))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eokit.ops import library
 from eokit.ops.attention import reference
+from eokit.ops.wiring import refuse_second_derivative
 
 
 @torch.library.register_fake("eokit::attention_forward")
@@ -59,6 +60,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
 
 
 torch.library.register_autograd("eokit::attention_forward", _backward, setup_context=_setup_context)
+refuse_second_derivative("attention_backward", "attention")
 
 
 def _reference_forward(

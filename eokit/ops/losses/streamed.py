@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eokit.ops.wiring import refuse_second_derivative
+
 ROWS, COLUMNS = 256, 2048
 """Logits of a tile: 2 MiB of float32. Of 128 to 1024 rows and 1024 to 6144 columns none was faster."""
 
@@ -211,7 +213,7 @@ def _targets(teacher: Tensor, prototypes: Tensor, center: Tensor, temperature: f
 # --- What torch must know of both: shapes, and that a backward takes the two sums, the inputs and the options ---------
 
 
-def _differentiable(forward: Any, backward: Any) -> None:
+def _differentiable(forward: Any, backward: Any, public: str) -> None:
     """forward: (two tensors with a gradient, others, two options) -> (losses, two sums to keep), all of the rows (N,).
 
     backward: (gradient of the losses, the two sums, what forward was given) -> gradients of its first two tensors.
@@ -230,9 +232,10 @@ def _differentiable(forward: Any, backward: Any) -> None:
     forward.register_fake(lambda rows, *_: tuple(rows.new_empty(len(rows)) for _ in range(3)))
     backward.register_fake(lambda grad, sums, others, a, b, *_: (torch.empty_like(a), torch.empty_like(b)))
     forward.register_autograd(gradient, setup_context=setup)
+    refuse_second_derivative(backward._qualname.removeprefix("eokit::"), public)
     for op, device in product((forward, backward), ("cpu", "cuda")):
         op.register_autocast(device, torch.float32)  # what they are given already: autocast stays outside
 
 
-_differentiable(nce_forward, nce_backward)
-_differentiable(dino_forward, dino_backward)
+_differentiable(nce_forward, nce_backward, "info_nce or mil_nce")
+_differentiable(dino_forward, dino_backward, "dino_cross_entropy")

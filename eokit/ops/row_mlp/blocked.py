@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eokit.ops import library
 from eokit.ops.row_mlp import reference
-from eokit.ops.wiring import without_autocast
+from eokit.ops.wiring import refuse_second_derivative, without_autocast
 
 ROWS = 512
 """Rows of a block: at 1,536 features 3 MiB of float32. 512 to 2,048 were equally fast, 256 a fifth slower."""
@@ -160,3 +160,5 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 row_mlp_forward.register_autograd(_gradient, setup_context=_setup_context)
+refuse_second_derivative("row_mlp_backward", "row_mlp")
+refuse_second_derivative("norm_relu_backward", "row_mlp")

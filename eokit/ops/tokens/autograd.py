@@ -55,6 +55,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("eokit::map_rows", _backward, setup_context=_setup_context)
 
 
+def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    rows, map = inputs
+    ctx.save_for_backward(map)
+    ctx.dtype = rows.dtype
+
+
+def _backward_of_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (map,) = ctx.saved_tensors
+    return torch.where((map < 0)[..., None], grad.to(ctx.dtype), 0), None
+
+
+torch.library.register_autograd("eokit::sum_unmapped", _backward_of_sum, setup_context=_setup_sum)
+
+
 def _map_rows(
     source: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, positions: Tensor | None, by_output: bool
 ) -> Tensor:
