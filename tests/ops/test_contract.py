@@ -1,6 +1,6 @@
 """What every public op promises beyond its formula, on one set of small inputs.
 
-Autocast stays outside; a second derivative is right, or refused.
+Autocast stays outside; a tensor on another device is refused; a second derivative is right, or refused.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eokit import ops
-from eokit.errors import UsageError
+from eokit.errors import ArgumentError, UsageError
 from eokit.ops import (
     attention,
     dino_cross_entropy,
@@ -127,6 +127,45 @@ def test_attention_inside_autocast_is_that_of_its_dtype_with_gradients_of_the_in
     for name, x in inside.items():
         torch.testing.assert_close(x.bfloat16(), half[name], rtol=0.02, atol=0.05, msg=name)
         assert name == "out" or x.dtype == torch.float32
+
+
+X, POS, FAR = torch.zeros(2, 5, 8), torch.zeros(5, 8), "meta"
+ROWS, IDS = torch.zeros(6, 4), torch.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("k", lambda: attention(X[:, :, None], X[:, :, None].to(FAR), X[:, :, None])),
+        ("key_mask", lambda: attention(*[X[:, :, None]] * 3, key_mask=torch.ones(2, 5, dtype=torch.bool, device=FAR))),
+        ("bias", lambda: attention(*[X[:, :, None]] * 3, bias=torch.zeros(5, 5, device=FAR))),
+        ("index", lambda: gather_tokens(X, INDEX.to(FAR))),
+        ("pos", lambda: gather_tokens(X, INDEX, POS.to(FAR))),
+        ("offsets", lambda: gather_tokens(X, INDEX.flatten(), offsets=OFFSETS.to(FAR))),
+        ("index", lambda: scatter_tokens(X[:, :3], INDEX.to(FAR), 5, POS[0])),
+        ("mask_token", lambda: scatter_tokens(X[:, :3], INDEX, 5, POS[0].to(FAR))),
+        ("pos", lambda: scatter_tokens(X[:, :3], INDEX, 5, POS[0], POS.to(FAR))),
+        ("offsets", lambda: scatter_tokens(X.flatten(0, 1)[:6], INDEX.flatten(), 5, POS[0], offsets=OFFSETS.to(FAR))),
+        ("queries", lambda: temporal_pool(X[None], torch.zeros(2, 8, device=FAR), torch.zeros(1, 5, 4))),
+        ("positions", lambda: temporal_pool(X[None], torch.zeros(2, 8), torch.zeros(1, 5, 4, device=FAR))),
+        ("the weight of layers[0]", lambda: row_mlp(ROWS, [[torch.zeros(4, 4, device=FAR), *torch.zeros(3, 4)]])),
+        ("b", lambda: info_nce(ROWS, ROWS.to(FAR))),
+        ("positives", lambda: info_nce(ROWS, ROWS, positives=torch.ones(6, 6, dtype=torch.bool, device=FAR))),
+        ("group", lambda: mil_nce(ROWS, IDS.to(FAR))),
+        ("block", lambda: mil_nce(ROWS, IDS, block=IDS.to(FAR))),
+        ("prototypes", lambda: dino_cross_entropy(ROWS, ROWS.to(FAR), ROWS, ROWS)),
+        ("teacher", lambda: dino_cross_entropy(ROWS, ROWS, ROWS.to(FAR), ROWS.to(FAR))),
+        ("teacher_prototypes", lambda: dino_cross_entropy(ROWS, ROWS, ROWS, ROWS.to(FAR))),
+        ("center", lambda: dino_cross_entropy(ROWS, ROWS, ROWS, ROWS, center=torch.zeros(6, device=FAR))),
+    ],
+)
+def test_a_tensor_on_another_device_is_refused(name, run):
+    with pytest.raises(ArgumentError) as caught:
+        run()
+    message = str(caught.value)
+    assert message.startswith(f"{name} is")
+    assert "meta" in message
+    assert "cpu" in message
 
 
 def penalty(op, leaves):

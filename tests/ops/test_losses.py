@@ -155,9 +155,12 @@ A = torch.zeros(4, 3)
         (lambda: info_nce(A, A, positives=torch.ones(4, 4)), ["positives is torch.float32", "torch.bool"]),
         (lambda: info_nce(A, A, temperature=0.0), ["temperature is 0.0", "above 0"]),
         (lambda: mil_nce(A, torch.zeros(3, dtype=torch.long)), ["group is", "(4,)"]),
+        (lambda: info_nce(A, A, temperature="a"), ["temperature is of type str", "number"]),
+        (lambda: info_nce(A, A, temperature=torch.tensor(0.1)), ["temperature is of type Tensor", "number"]),
         (lambda: mil_nce(A, torch.zeros(4)), ["group is torch.float32", "integers"]),
+        (lambda: mil_nce(A, [0, 0, 1, 1]), ["group is of type list", "tensor"]),
         (lambda: dino_cross_entropy(A, A, A[:2], A), ["teacher has 2 rows", "4 of student"]),
-        (lambda: dino_cross_entropy(A, A, A, A, center=A), ["center has shape (4, 3)", "(4,)"]),
+        (lambda: dino_cross_entropy(A, A, A, A, center=A), ["center is", "(4, 3)", "(4,)"]),
         (lambda: dino_cross_entropy(A, A[:0], A, A[:0]), ["prototypes", "not 0"]),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
+from eokit.ops.checks import FLOATING, INTEGERS, check_device, check_number, check_tensors
 from eokit.ops.losses import reference, streamed
 from eokit.ops.wiring import without_autocast
 
@@ -25,8 +26,10 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64), within autocast too. Returns a
     scalar, 0 where no row has positives. Raises ArgumentError naming the wrong argument.
     """
+    check_tensors(a=a, b=b, positives=positives)
     _check_features("a", a, "b", b)
-    _check_temperature("temperature", temperature)
+    check_number("temperature", temperature, above=0)
+    check_device("a", a, positives=positives)
     if positives is None and len(a) != len(b):
         raise ArgumentError(f"b has {len(b)} rows, expected the {len(a)} of a; or give positives")
     if positives is not None and (positives.dtype != torch.bool or positives.shape != (len(a), len(b))):
@@ -53,11 +56,13 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
 
     Memory, precision, errors and the result as for `info_nce`.
     """
+    check_tensors(features=features, group=group, block=block)
     _check_features("features", features, "features", features)
-    _check_temperature("temperature", temperature)
+    check_number("temperature", temperature, above=0)
+    check_device("features", features, group=group, block=block)
     block = torch.arange(len(features), device=features.device) if block is None else block
     for name, ids in (("group", group), ("block", block)):
-        if ids.is_floating_point() or ids.shape != (len(features),):
+        if ids.dtype not in INTEGERS or ids.shape != (len(features),):
             raise ArgumentError(f"{name} is {ids.dtype} {tuple(ids.shape)}, expected integers {(len(features),)}")
     a = _wide(features)
     if library.default_backend() == "reference":
@@ -85,6 +90,9 @@ def dino_cross_entropy(
 
     Memory: O(N + K) beside the inputs. Precision, errors and the result as for `info_nce`.
     """
+    given = {"prototypes": prototypes, "teacher": teacher, "teacher_prototypes": teacher_prototypes, "center": center}
+    check_tensors(student=student, **given)
+    check_device("student", student, **given)
     _check_features("student", student, "prototypes", prototypes)
     _check_features("teacher", teacher, "teacher_prototypes", teacher_prototypes)
     if len(teacher) != len(student):
@@ -92,18 +100,18 @@ def dino_cross_entropy(
     if len(teacher_prototypes) != len(prototypes) or not len(prototypes):
         found = f"prototypes has {len(prototypes)} rows and teacher_prototypes {len(teacher_prototypes)}"
         raise ArgumentError(f"{found}, expected the same number, not 0")
-    if center is not None and center.shape != (len(prototypes),):
-        raise ArgumentError(f"center has shape {tuple(center.shape)}, expected {(len(prototypes),)}")
-    _check_temperature("temperature", temperature)
-    _check_temperature("teacher_temperature", teacher_temperature)
+    if center is not None and (center.shape != (len(prototypes),) or center.dtype not in FLOATING):
+        raise ArgumentError(f"center is {center.dtype} {tuple(center.shape)}, expected floating {(len(prototypes),)}")
+    check_number("temperature", temperature, above=0)
+    check_number("teacher_temperature", teacher_temperature, above=0)
     student, prototypes = _wide(student), _wide(prototypes)
     teacher, teacher_prototypes = (x.detach().to(student.dtype) for x in (teacher, teacher_prototypes))
     center = student.new_zeros(len(prototypes)) if center is None else center.detach().to(student.dtype)
-    given = (student, prototypes, teacher, teacher_prototypes, center)
+    wide = (student, prototypes, teacher, teacher_prototypes, center)
     if library.default_backend() != "reference":
-        return streamed.dino_forward(*given, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
+        return streamed.dino_forward(*wide, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
     with without_autocast(student):
-        return reference.dino_cross_entropy(*given, temperature=temperature, teacher_temperature=teacher_temperature)
+        return reference.dino_cross_entropy(*wide, temperature=temperature, teacher_temperature=teacher_temperature)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -113,7 +121,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     for label, one in ((name, x), (other_name, other)):
-        if one.dim() != 2 or not one.is_floating_point():
+        if one.dim() != 2 or one.dtype not in FLOATING:
             raise ArgumentError(f"{label} is {one.dtype} {tuple(one.shape)}, expected floating features (rows, D)")
     if other.shape[1] != x.shape[1]:
         raise ArgumentError(f"{other_name} has {other.shape[1]} features, expected the {x.shape[1]} of {name}")
@@ -121,8 +129,3 @@ def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> Non
         raise ArgumentError(
             f"{other_name} is {other.dtype} on {other.device}, expected {x.dtype} on {x.device} as {name}"
         )
-
-
-def _check_temperature(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ArgumentError(f"{name} is {value}, expected a number above 0")

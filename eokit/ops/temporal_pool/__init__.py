@@ -7,6 +7,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
+from eokit.ops.checks import FLOATING, check_device, check_tensors
 from eokit.ops.temporal_pool import autograd, reference  # noqa: F401  (autograd registers the ops)
 from eokit.ops.wiring import without_autocast
 
@@ -48,17 +49,18 @@ def temporal_pool(x: Tensor, queries: Tensor, positions: Tensor, *, key_mask: Te
 
 
 def _check(x: Tensor, queries: Tensor, positions: Tensor, key_mask: Tensor | None) -> None:
-    if x.dim() != 4 or not x.is_floating_point():
+    check_tensors(x=x, queries=queries, positions=positions, key_mask=key_mask)
+    if x.dim() != 4 or x.dtype not in FLOATING:
         raise ArgumentError(f"x is {x.dtype} {tuple(x.shape)}, expected floating (S, N, T, D)")
     samples, pixels, dates, dim = x.shape
     if x.numel() and dim > 1 and x.stride(-1) != 1:
         raise ArgumentError(f"x has strides {x.stride()}, expected a contiguous last dimension")
-    if queries.dim() != 2 or queries.shape[1] != dim or not queries.is_floating_point():
+    if queries.dim() != 2 or queries.shape[1] != dim or queries.dtype not in FLOATING:
         raise ArgumentError(f"queries is {queries.dtype} {tuple(queries.shape)}, expected floating (H, {dim})")
     if not len(queries) or dim % len(queries):
         raise ArgumentError(f"queries has {len(queries)} heads, expected a divisor of the {dim} features of x")
     expected = (samples, dates, dim // len(queries))
-    if positions.shape != expected or not positions.is_floating_point():
+    if positions.shape != expected or positions.dtype not in FLOATING:
         raise ArgumentError(f"positions is {positions.dtype} {tuple(positions.shape)}, expected floating {expected}")
     if positions.requires_grad:
         raise ArgumentError("positions requires a gradient, expected a constant")
@@ -68,6 +70,4 @@ def _check(x: Tensor, queries: Tensor, positions: Tensor, key_mask: Tensor | Non
         full = (samples, pixels, dates)
         if key_mask.dim() != 3 or any(n not in (1, m) for n, m in zip(key_mask.shape, full, strict=True)):
             raise ArgumentError(f"key_mask has shape {tuple(key_mask.shape)}, expected one that broadcasts to {full}")
-    for name, other in (("queries", queries), ("positions", positions), ("key_mask", key_mask)):
-        if other is not None and other.device != x.device:
-            raise ArgumentError(f"{name} is on {other.device}, expected the device of x, {x.device}")
+    check_device("x", x, queries=queries, positions=positions, key_mask=key_mask)

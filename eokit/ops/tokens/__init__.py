@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
+from eokit.ops.checks import FLOATING, INTEGERS, check_device, check_tensors, check_whole
 from eokit.ops.tokens import autograd, reference  # noqa: F401  (autograd registers the ops)
 
 __all__ = ["gather_tokens", "scatter_tokens"]
@@ -28,12 +29,15 @@ def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None = None, *, offset
     Raises ArgumentError naming the wrong argument; an index out of range or repeated is found on a CPU always,
     elsewhere with EOKIT_CHECK=1.
     """
+    check_tensors(x=x, index=index, pos=pos, offsets=offsets)
     _check_tokens("x", x)
+    check_device("x", x, index=index, pos=pos, offsets=offsets)
     batch, length, dim = x.shape
     _check_positions(pos, x, batch, length)
     if offsets is None:
         index = _checked_index(index, (batch, None))
     else:
+        _check_offsets(offsets, batch)
         index = _across(_checked_index(index, (None,)), offsets, batch, length)
         x = x.reshape(1, batch * length, dim)
         pos = pos.reshape(1, batch * length, dim) if pos is not None and pos.dim() == 3 else pos
@@ -59,8 +63,9 @@ def scatter_tokens(
 
     Returns (B, length, D). Gradients for visible, mask_token and pos; otherwise as `gather_tokens`.
     """
-    if length < 0:
-        raise ArgumentError(f"length is {length}, expected 0 or more")
+    check_tensors(visible=visible, index=index, mask_token=mask_token, pos=pos, offsets=offsets)
+    check_device("visible", visible, index=index, mask_token=mask_token, pos=pos, offsets=offsets)
+    check_whole("length", length, least=0)
     if offsets is None:
         _check_tokens("visible", visible)
         batch, count, dim = visible.shape
@@ -69,10 +74,11 @@ def scatter_tokens(
         if visible.dim() != 2:
             raise ArgumentError(f"visible has shape {tuple(visible.shape)}, expected (N, D) to go with offsets")
         _check_tokens("visible", visible[None])
+        _check_offsets(offsets, None)
         batch, dim = len(offsets) - 1, visible.shape[-1]
         index = _across(_checked_index(index, (len(visible),)), offsets, batch, length)
         visible = visible[None]
-    if mask_token.shape != (dim,) or not mask_token.is_floating_point():
+    if mask_token.shape != (dim,) or mask_token.dtype not in FLOATING:
         raise ArgumentError(f"mask_token is {mask_token.dtype} {tuple(mask_token.shape)}, expected floating ({dim},)")
     _check_positions(pos, visible, batch, length)
     if offsets is not None and pos is not None and pos.dim() == 3:
@@ -112,8 +118,6 @@ def _inverse(index: Tensor, length: int) -> Tensor:
 
 def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
     """The ragged index (N,) as one (1, N) over the tokens of all samples."""
-    if offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) != batch + 1:
-        raise ArgumentError(f"offsets is {offsets.dtype} {tuple(offsets.shape)}, expected integers ({batch + 1},)")
     counts = offsets.diff()
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(index) or bool((counts < 0).any()):
         raise ArgumentError(f"offsets are {offsets.tolist()}, expected them to rise from 0 to {len(index)}")
@@ -123,8 +127,15 @@ def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
     return (index + samples * length)[None]
 
 
+def _check_offsets(offsets: Tensor, batch: int | None) -> None:
+    """batch: the number of samples, None if only the offsets know it."""
+    expected = "(B + 1,)" if batch is None else f"({batch + 1},)"
+    if offsets.dim() != 1 or offsets.dtype not in INTEGERS or not len(offsets) or batch not in (None, len(offsets) - 1):
+        raise ArgumentError(f"offsets is {offsets.dtype} {tuple(offsets.shape)}, expected integers {expected}")
+
+
 def _check_tokens(name: str, x: Tensor) -> None:
-    if x.dim() != 3 or not x.is_floating_point():
+    if x.dim() != 3 or x.dtype not in FLOATING:
         raise ArgumentError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating tokens (B, L, D)")
     if x.numel() and x.shape[-1] > 1 and x.stride(-1) != 1:
         raise ArgumentError(f"{name} has strides {x.stride()}, expected a contiguous last dimension")
@@ -132,7 +143,7 @@ def _check_tokens(name: str, x: Tensor) -> None:
 
 def _checked_index(index: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     expected = tuple("N" if n is None else n for n in shape)
-    if index.is_floating_point() or index.dtype == torch.bool:
+    if index.dtype not in INTEGERS:
         raise ArgumentError(f"index is {index.dtype}, expected integers")
     if index.dim() != len(shape) or any(n not in (None, m) for n, m in zip(shape, index.shape, strict=True)):
         raise ArgumentError(f"index has shape {tuple(index.shape)}, expected ({', '.join(map(str, expected))})")
@@ -143,8 +154,6 @@ def _check_positions(pos: Tensor | None, x: Tensor, batch: int, length: int) -> 
     if pos is None:
         return
     dim = x.shape[-1]
-    if pos.shape not in ((length, dim), (batch, length, dim)) or not pos.is_floating_point():
+    if pos.shape not in ((length, dim), (batch, length, dim)) or pos.dtype not in FLOATING:
         found = f"{pos.dtype} {tuple(pos.shape)}"
         raise ArgumentError(f"pos is {found}, expected floating {(length, dim)} or {(batch, length, dim)}")
-    if pos.device != x.device:
-        raise ArgumentError(f"pos is on {pos.device}, expected {x.device}")
