@@ -42,7 +42,7 @@ def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None = None, *, offset
         x = x.reshape(1, batch * length, dim)
         pos = pos.reshape(1, batch * length, dim) if pos is not None and pos.dim() == 3 else pos
     pos = None if pos is None else pos.to(x.dtype).contiguous()
-    inverse = _inverse(index, x.shape[1])
+    inverse = _inverse(index, x.shape[1], length)
     out = _map_rows(x, index, inverse, None, pos, by_output=False)
     return out if offsets is None else out[0]
 
@@ -84,7 +84,7 @@ def scatter_tokens(
     if offsets is not None and pos is not None and pos.dim() == 3:
         pos = pos.reshape(1, batch * length, dim)
     pos = None if pos is None else pos.to(visible.dtype).contiguous()
-    inverse = _inverse(index, length if offsets is None else batch * length)
+    inverse = _inverse(index, length if offsets is None else batch * length, length)
     mask_token = mask_token.to(visible.dtype).contiguous()
     out = _map_rows(visible, inverse, index, mask_token, pos, by_output=True)
     return out if offsets is None else out.view(batch, length, dim)
@@ -98,22 +98,32 @@ def _map_rows(
     return reference.map_rows(x, map, fill, pos, by_output)
 
 
-def _inverse(index: Tensor, length: int) -> Tensor:
-    """The way back, the index checked on the way."""
+def _inverse(index: Tensor, length: int, each: int) -> Tensor:
+    """The way back, the index checked on the way. each: tokens of a sample; more than one may stand in a row."""
     on_cpu = index.device.type == "cpu"
     if on_cpu and library.COMPILED:
         try:
             return torch.ops.eokit.invert_index(index, length)
-        except RuntimeError as error:
-            raise ArgumentError(str(error).splitlines()[0]) from None
+        except RuntimeError:
+            raise ArgumentError(_what_is_wrong(index, length, each)) from None
     wanted = on_cpu or os.environ.get("EOKIT_CHECK") == "1"
     if wanted and index.numel() and not torch.compiler.is_compiling():
-        ends = int(index.min()), int(index.max())
-        if ends[0] < 0 or ends[1] >= length:
-            raise ArgumentError(f"index: {ends[0]} to {ends[1]} is outside 0..{length - 1}")
-        if (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
-            raise ArgumentError("index: a token comes twice in one row")
+        inside = int(index.min()) >= 0 and int(index.max()) < length
+        if not inside or (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
+            raise ArgumentError(_what_is_wrong(index, length, each))
     return torch.ops.eokit.invert_index(index, length)
+
+
+def _what_is_wrong(index: Tensor, length: int, each: int) -> str:
+    """The first token of `index` (B, K) that is outside 0..length - 1, or comes twice in a row."""
+    outside = (index < 0) | (index >= length)
+    if bool(outside.any()):
+        row, place = outside.nonzero()[0].tolist()
+        return f"index: {index[row, place]} at {(row, place)} is outside 0..{length - 1}"
+    places = index + length * torch.arange(len(index), device=index.device)[:, None]
+    tokens, counts = places.unique(return_counts=True)
+    sample, token = divmod(int(tokens[counts > 1][0]), each)
+    return f"index: {token} comes twice in sample {sample}"
 
 
 def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
@@ -121,8 +131,10 @@ def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
     counts = offsets.diff()
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(index) or bool((counts < 0).any()):
         raise ArgumentError(f"offsets are {offsets.tolist()}, expected them to rise from 0 to {len(index)}")
-    if len(index) and (int(index.min()) < 0 or int(index.max()) >= length):
-        raise ArgumentError(f"index: {int(index.min())} to {int(index.max())} is outside 0..{length - 1}")
+    outside = (index < 0) | (index >= length)
+    if bool(outside.any()):
+        place = int(outside.nonzero()[0])
+        raise ArgumentError(f"index: {index[place]} at {place} is outside 0..{length - 1}")
     samples = torch.arange(batch, device=index.device).repeat_interleave(counts.to(index.device))
     return (index + samples * length)[None]
 
