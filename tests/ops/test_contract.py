@@ -168,6 +168,23 @@ def test_a_tensor_on_another_device_is_refused(name, run):
     assert "cpu" in message
 
 
+@pytest.mark.parametrize("name", ["attention", "row_mlp"])
+def test_a_last_dimension_with_a_stride_is_copied(name):
+    op = OPS[name]
+    strided = {key: torch.stack([x, x], -1).detach()[..., 0].requires_grad_() for key, x in op.leaves().items()}
+    expected = op.results(op.leaves())
+    for key, x in op.results(strided).items():
+        torch.testing.assert_close(x, expected[key], msg=key)
+
+
+@pytest.mark.parametrize("name", ["gather", "scatter", "pool"])
+def test_a_last_dimension_with_a_stride_is_refused(name):
+    op = OPS[name]
+    first, x = next(iter(op.leaves().items()))
+    with pytest.raises(ArgumentError, match=f"{first} has strides .* contiguous last dimension"):
+        op.run(**op.leaves(**{first: torch.stack([x, x], -1)[..., 0]}))
+
+
 def penalty(op, leaves):
     """The gradients of the squared norm of the gradients, as a gradient penalty asks for them."""
     first = torch.autograd.grad(op.run(**leaves).square().sum(), list(leaves.values()), create_graph=True)

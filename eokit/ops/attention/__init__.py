@@ -31,7 +31,7 @@ def attention(
 
     q: (..., Lq, H, D). k, v: (..., Lk, H, D), leading dimensions as those of q. Any strides: temporal attention over
         x (B, T, N, H, D) passes `x.transpose(1, 2)`, spatial attention x itself, a fused projection (B, T, N, 3, H, D)
-        its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous.
+        its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous; one that is not is copied.
     key_mask: bool, broadcastable to (..., Lk), True = attend; any pattern. Never expanded in memory. What is stored
         under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.

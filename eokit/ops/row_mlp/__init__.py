@@ -21,8 +21,9 @@ PARTS = ("weight", "bias", "gain", "shift")
 def row_mlp(x: Tensor, layers: Sequence[Sequence[Tensor]], *, groups: int = 4, epsilon: float = 1e-5) -> Tensor:
     """Rows through layers of relu(group_norm(x weight^T + bias) * gain + shift), statistics of a group of a row.
 
-    x: (R, C). layers: of (weight (C', C), bias (C'), gain (C'), shift (C')); weight and bias are taken in the dtype of
-    x, gain, shift and statistics in float32 (float64 for float64). groups: of equal width in every layer.
+    x: (R, C), copied if it is not contiguous. layers: of (weight (C', C), bias (C'), gain (C'), shift (C')); weight
+    and bias are taken in the dtype of x, gain, shift and statistics in float32 (float64 for float64). groups: of equal
+    width in every layer.
 
     Returns (R, last C') in the dtype of x. A block of rows goes through all layers before the next, so that memory is
     that of x and the result, in training too: the backward makes each block's activations again. Gradients for x and
