@@ -1,4 +1,4 @@
-"""Contrastive losses whose logits are never all in memory."""
+"""Contrastive losses whose logits are not all in memory, but where they are few."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.checks import FLOATING, INTEGERS, check_device, check_number, check_tensors
-from eokit.ops.losses import reference, streamed
+from eokit.ops.losses import reference, streamed, whole
 from eokit.ops.wiring import without_autocast
 
 __all__ = ["dino_cross_entropy", "info_nce", "mil_nce"]
@@ -23,8 +23,9 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
-    Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64), within autocast too. Returns a
-    scalar, 0 where no row has positives. Raises ArgumentError naming the wrong argument.
+    Memory: O(N + M) beside the inputs; up to 4 million logits are held, which is faster. Computed in float32 (float64
+    for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError naming the
+    wrong argument.
     """
     check_tensors(a=a, b=b, positives=positives)
     _check_features("a", a, "b", b)
@@ -41,8 +42,10 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
         matrix = torch.eye(len(a), dtype=torch.bool, device=a.device) if positives is None else positives
         with without_autocast(a):
             return reference.info_nce(a, b, matrix, temperature=temperature)
-    group = torch.arange(len(a), device=a.device) if positives is None else None
-    losses, _, count = streamed.nce_forward(a, b, positives, group, group, None, None, temperature, False)
+    if whole.fits(a, b):
+        losses, used, _ = whole.nce_whole(a, b, positives, None, None, temperature, False, whole.keeps(a, b))
+        return losses.sum() / used.sum().clamp(min=1)
+    losses, _, count = streamed.nce_forward(a, b, positives, None, None, None, None, temperature, False)
     return losses.sum() / (count > 0).sum().clamp(min=1)
 
 
@@ -68,6 +71,9 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
     if library.default_backend() == "reference":
         with without_autocast(a):
             return reference.mil_nce(a, group, block, temperature=temperature)
+    if whole.fits(a, a):
+        losses, used, _ = whole.nce_whole(a, a, None, group, block, temperature, True, whole.keeps(a))
+        return losses.sum() / used.sum().clamp(min=1)
     losses, _, near = streamed.nce_forward(a, a, None, group, group, block, block, temperature, True)
     return losses.sum() / (near > -math.inf).sum().clamp(min=1)
 
@@ -88,7 +94,7 @@ def dino_cross_entropy(
     the logits s and t are features prototypes^T. center: (K,), 0 unless told. No gradient goes to the teacher's
     arguments. DINO: Caron et al. 2021 (arXiv 2104.14294), its temperatures the defaults.
 
-    Memory: O(N + K) beside the inputs. Precision, errors and the result as for `info_nce`.
+    Memory: O(N + K) beside the inputs. That of few logits, precision, errors and the result as for `info_nce`.
     """
     given = {"prototypes": prototypes, "teacher": teacher, "teacher_prototypes": teacher_prototypes, "center": center}
     check_tensors(student=student, **given)
@@ -109,7 +115,12 @@ def dino_cross_entropy(
     center = student.new_zeros(len(prototypes)) if center is None else center.detach().to(student.dtype)
     wide = (student, prototypes, teacher, teacher_prototypes, center)
     if library.default_backend() != "reference":
-        return streamed.dino_forward(*wide, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
+        options = temperature, teacher_temperature
+        if whole.fits(student, prototypes):
+            losses = whole.dino_whole(*wide, *options, whole.keeps(student, prototypes))[0]
+        else:
+            losses = streamed.dino_forward(*wide, *options)[0]
+        return losses.sum() / max(len(student), 1)
     with without_autocast(student):
         return reference.dino_cross_entropy(*wide, temperature=temperature, teacher_temperature=teacher_temperature)
 
