@@ -74,6 +74,8 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
     if whole.fits(a, a):
         losses, used, _ = whole.nce_whole(a, a, None, group, block, temperature, True, whole.keeps(a))
         return losses.sum() / used.sum().clamp(min=1)
+    order = group.argsort(stable=True)  # then positives stand in few tiles
+    a, group, block = a[order], group[order], block[order]
     losses, _, near = streamed.nce_forward(a, a, None, group, group, block, block, temperature, True)
     return losses.sum() / (near > -math.inf).sum().clamp(min=1)
 

@@ -6,7 +6,9 @@ place. Tiles come in one order, so that results do not depend on anything else.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -73,18 +75,19 @@ def nce_forward(
     losses, sums, others = (a.new_empty(len(a)) for _ in range(3))
     scaled = a / temperature
     diagonal = positives is None and group_a is None
-    for rows in spans(len(a), ROWS):
+    blocks, groups = meetings(block_a, block_b), meetings(group_a, group_b)
+    for r, rows in enumerate(spans(len(a), ROWS)):
         every, near = Running(rows.stop - rows.start, a), Running(rows.stop - rows.start, a)
         total = (scaled[rows] * b[rows]).sum(1) if diagonal else a.new_zeros(rows.stop - rows.start)
         count = torch.full_like(total, float(diagonal))
-        for columns in spans(len(b), COLUMNS):
-            scores = scores_of(scaled, b, block_a, block_b, rows, columns)
-            if not diagonal:
+        for c, columns in enumerate(spans(len(b), COLUMNS)):
+            scores = scores_of(scaled, b, block_a if blocks[r][c] else None, block_b, rows, columns)
+            if positives is not None or groups[r][c]:
                 positive = positives_of(positives, group_a, group_b, rows, columns)
                 if inside:
-                    near.add(scores.masked_fill(~positive, -INFINITY))
+                    near.add(torch.where(positive, scores, -INFINITY))
                 else:
-                    total += scores.masked_fill(~positive, 0.0).sum(1)
+                    total += torch.where(positive, scores, 0.0).sum(1)
                     count += positive.sum(1)
             every.add(scores)
         sums[rows] = every.log()
@@ -118,14 +121,15 @@ def nce_backward(
     diagonal = positives is None and group_a is None
     grad_a = -b if diagonal else torch.zeros_like(a)
     grad_b = -weighted if diagonal else torch.zeros_like(b)
-    for rows in spans(len(a), ROWS):
-        for columns in spans(len(b), COLUMNS):
-            scores = scores_of(scaled, b, block_a, block_b, rows, columns)
+    blocks, groups = meetings(block_a, block_b), meetings(group_a, group_b)
+    for r, rows in enumerate(spans(len(a), ROWS)):
+        for c, columns in enumerate(spans(len(b), COLUMNS)):
+            scores = scores_of(scaled, b, block_a if blocks[r][c] else None, block_b, rows, columns)
             wanted = None
-            if not diagonal:
+            if positives is not None or groups[r][c]:
                 positive = positives_of(positives, group_a, group_b, rows, columns)
                 if inside:
-                    wanted = scores.masked_fill(~positive, -INFINITY).sub_(others[rows]).exp_()
+                    wanted = torch.where(positive, scores, -INFINITY).sub_(others[rows]).exp_()
                 else:
                     wanted = positive / others[rows]
             slope = scores.sub_(sums[rows]).exp_()
@@ -134,6 +138,20 @@ def nce_backward(
             grad_a[rows].addmm_(slope, b[columns])
             grad_b[columns].addmm_(slope.T, weighted[rows])
     return grad_a.mul_(weight), grad_b
+
+
+def meetings(of_rows: Tensor | None, of_columns: Tensor | None) -> list[list[bool]] | defaultdict[int, Any]:
+    """[tile of rows][tile of columns]: False where no id of the one can be one of the other, by their ranges."""
+    if of_rows is None or of_columns is None:
+        return defaultdict(partial(defaultdict, bool))
+    (low, high), (first, last) = extents(of_rows, ROWS), extents(of_columns, COLUMNS)
+    return ((low[:, None] <= last) & (first <= high[:, None])).tolist()
+
+
+def extents(ids: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest of every `step` ids."""
+    parts = [one.aminmax() for one in ids.split(step)] if len(ids) else []
+    return tuple(torch.stack(x) if x else ids for x in ([one[i] for one in parts] for i in (0, 1)))  # type: ignore[return-value]
 
 
 def scores_of(

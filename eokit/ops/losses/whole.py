@@ -54,7 +54,7 @@ def nce_whole(
         return losses, used, logs if keep else a.new_empty(0, len(b))
     positive = positives_of(positives, group, group, everything, everything)
     if inside:
-        chosen = logs.masked_fill(~positive, -INFINITY)
+        chosen = torch.where(positive, logs, -INFINITY)
         near = chosen.logsumexp(1)
         used = near > -INFINITY
         losses = torch.where(used, -near, 0.0)
@@ -62,7 +62,7 @@ def nce_whole(
     else:
         count = positive.sum(1)
         used = count > 0
-        losses = -logs.masked_fill(~positive, 0.0).sum(1) / count.clamp(min=1)
+        losses = -torch.where(positive, logs, 0.0).sum(1) / count.clamp(min=1)
         wanted = positive / count.clamp(min=1)[:, None] if keep else None
     if wanted is None:
         return losses, used, a.new_empty(0, len(b))
