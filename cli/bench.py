@@ -165,9 +165,15 @@ for _name, _about in BENCHMARKS.items():
 @click.argument("b", metavar="B.json", type=PATH)
 @common
 def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
-    """Say what became slower or faster from A.json to B.json, beyond the spread of the runs."""
-    from eokit_bench.compare import compare, text
+    """Say where eokit became slower or faster from A.json to B.json, beside the others of each run.
+
+    Exit code 1 if a contender lost its figure, for example because its result became wrong.
+    """
+    from eokit.errors import EokitError
+    from eokit_bench.compare import compare, lost_lines, text
     from eokit_bench.report import read_report
 
     comparison = compare(read_report(a), read_report(b))
     emit(comparison, as_json, quiet, lambda: text(comparison))
+    if comparison["lost"]:
+        raise EokitError(*lost_lines(comparison))

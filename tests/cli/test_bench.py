@@ -103,11 +103,24 @@ def test_a_range_without_a_step_takes_sensible_lengths():
 def test_compare_sets_two_reports_side_by_side(eokit, tmp_path):
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     a.write_text(json.dumps(toy_report(1.0)))
-    b.write_text(json.dumps(toy_report(3.0)))
+    b.write_text(json.dumps(toy_report(3.0, other=0.2)))
     code, out, _ = eokit("bench", "compare", a, b)
     assert code == 0
-    assert "2 slower, 0 faster" in out
-    assert json.loads(eokit("bench", "compare", a, b, "--json")[1])["rows"][0]["ratio"] == pytest.approx(3)
+    assert "1 slower, 0 faster" in out
+    assert json.loads(eokit("bench", "compare", a, b, "--json")[1])["rows"][0]["ratio"] == pytest.approx(0.4)
+
+
+def test_compare_fails_where_a_result_was_lost(eokit, tmp_path):
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps(toy_report()))
+    broken = toy_report()
+    broken["rows"][0]["contenders"]["ours"] = {"why_not": "wrong: out is off by 1", "wrong": True}
+    b.write_text(json.dumps(broken))
+    code, _, err = eokit("bench", "compare", a, b)
+    assert code == 1
+    assert "ours lost its figure, wrong: out is off by 1" in err.splitlines()[-1]
+    b.write_text(json.dumps(toy_report() | {"benchmark": "other"}))
+    assert eokit("bench", "compare", a, b)[0] == 2
 
 
 def test_compare_names_the_file_that_is_missing(eokit, tmp_path):
