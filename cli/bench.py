@@ -66,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {"help": "Of the model."},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
-    "rows": {"type": POSITIVE, "help": "Pixel-dates, or features that are compared."},
+    "rows": {"type": POSITIVE, "help": "Rows."},
     "patches": {"type": POSITIVE, "help": "Of the synthetic season."},
     "workers": {"type": POSITIVE, "help": "Processes that write."},
     "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},
@@ -96,13 +96,14 @@ def make_command(name: str, about: Benchmark) -> click.Command:
         quiet: bool,
         **given: Any,
     ) -> None:
+        check_picture(plot)
         if given.get("seq_len"):
             given["seq_len"] = tuple(dict.fromkeys(length for some in given["seq_len"] for length in some))
         settings = about.settings(**{key: value for key, value in given.items() if value not in (None, ())})
         say_settings(asdict(settings))
         run_and_tell(name, settings, {"turns": turns, "threads": threads}, (plot, save, as_json, quiet))
 
-    saved = f"Write the JSON there.  [default: {RESULTS}/DEVICE/{name}.json]"
+    saved = f"Write the JSON there; without a file to {RESULTS}/DEVICE/{name}.json."
     shared = [
         click.option("--turns", type=click.IntRange(min=3), default=15, show_default=True, help="Rounds, at most."),
         click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
@@ -115,17 +116,22 @@ def make_command(name: str, about: Benchmark) -> click.Command:
     return click.command(name, help=about.help)(wrapped)
 
 
+def check_picture(path: Path | None) -> None:
+    """Refuse, before anything is measured, a name that says that the picture is something else."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path}: the picture is a PNG, give a name that ends in .png", param_hint="--plot")
+
+
 def setting_option(one: Field[Any]) -> Callable[[Any], Any]:
     """The option of a field of settings; left out it stays None, and the field's default holds."""
     flag = f"--{one.name.replace('_', '-')}"
-    option = dict(OPTIONS[one.name])
-    words: dict[Any, str] = {None: "both", False: "only forward"}
-    default: Any = words.get(one.default, one.default)
-    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-    option["help"] = f"{option['help']}  [default: {shown}]"
+    option = OPTIONS[one.name] | ({"help": one.metadata["help"]} if "help" in one.metadata else {})
+    default: Any = one.default
     if option.pop("is_flag", False):
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, **option)
-    return click.option(flag, **option)
+        shown = "both" if default is None else "only forward"
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{option['help']}  [default: {shown}]")
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    return click.option(flag, **option | {"help": f"{option['help']}  [default: {shown}]"})
 
 
 def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any, ...]) -> None:

@@ -84,6 +84,7 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--mask-rate", "1"), "--mask-rate"),
         (("sequence", "--preset", "none"), "tiny"),
         (("sequence", "--size", "31"), "multiple"),
+        (("attention", "--plot", "x.txt"), ".png"),
         (("nothing",), "nothing"),
     ],
 )
@@ -135,3 +136,23 @@ def test_benchmarks_import_with_torch_and_numpy_alone():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not loaded & {"pydantic", "rich", "zarr", "matplotlib", "rasterio", "sklearn", "torchmetrics"}
+
+
+HELP = {
+    ("attention", "--mask-rate"): "Share that is masked, at random. [default: 0.0]",
+    ("attention", "--backward / --no-backward"): "Only forward + backward, or not. [default: both]",
+    ("sequence", "--backward / --no-backward"): "Only forward + backward, or not. [default: only forward]",
+    ("tokens", "--positions"): "Tokens of a sample. [default: 1024]",
+    ("tokens", "--batch"): "Samples at once. [default: 16]",
+    ("pool", "--positions"): "Pixels of a series. [default: 1024]",
+    ("mlp", "--rows"): "Pixel-dates. [default: 16384]",
+    ("losses", "--rows"): "Features that are compared. [default: 2048]",
+    ("losses", "--save"): "Write the JSON there; without a file to benchmarks/results/DEVICE/losses.json.",
+}
+
+
+@pytest.mark.parametrize(("name", "flag"), HELP, ids=lambda one: one)
+def test_help_says_what_an_option_is_and_what_holds_without_it(eokit, name, flag):
+    shown = " ".join(eokit("bench", name, "--help")[1].split())
+    start = shown.index(f" {flag} ")
+    assert HELP[name, flag] in shown[start : start + 200]
