@@ -1,6 +1,7 @@
 """What every public op promises beyond its formula, on one set of small inputs.
 
-Autocast stays outside; a tensor on another device is refused; a second derivative is right, or refused.
+One graph, any number of threads, poisoned memory, empty inputs; autocast stays outside; a tensor on another device is
+refused; a second derivative is right, or refused.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eokit import ops
 from eokit.errors import ArgumentError, UsageError
@@ -213,3 +215,110 @@ def test_a_second_derivative_is_refused_with_the_way_out(op):
         penalty(op, op.leaves())
     with use_backend("reference"):
         assert all(x.isfinite().all() for x in penalty(op, op.leaves()))
+
+
+@every_op
+def test_it_compiles_as_one_graph_with_the_same_results(op):
+    if op is OPS["gather, ragged"]:
+        pytest.skip("offsets are checked by value, which no graph can hold")
+    torch.compiler.reset()
+    leaves = op.leaves()
+    expected, names = op.results(leaves), list(leaves)
+    out = torch.compile(lambda *x: op.run(**dict(zip(names, x, strict=True))), fullgraph=True, backend="aot_eager")(
+        *leaves.values()
+    )
+    grads = torch.autograd.grad(out.square().sum(), list(leaves.values()))
+    torch.testing.assert_close(out, expected["out"])
+    for name, x in zip(names, grads, strict=True):
+        torch.testing.assert_close(x, expected[f"grad_{name}"], msg=name)
+
+
+@compiled
+@every_op
+def test_any_number_of_threads_gives_the_same_bits(op):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(op.results(op.leaves()))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(x, found[0][name]) for name, x in other.items())
+
+
+@every_op
+def test_every_element_of_what_it_makes_is_written(op, poisoned):
+    for name, x in op.results(op.leaves()).items():
+        assert x.isfinite().all(), name
+
+
+@every_op
+def test_it_passes_opcheck_through_its_public_function(op):
+    """What the function calls is registered as torch wants it: schema, fake kernel and gradient."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.namespace == "eokit":
+                seen.append((function, args))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        op.results(op.leaves())
+    if library.COMPILED:
+        assert seen
+    for function, args in seen:
+        torch.library.opcheck(function, tuple(detached(x) for x in args), test_utils=CHECKS)
+
+
+CHECKS = ("test_schema", "test_faketensor")  # gradients and compilation are those of the public function, above
+
+
+def detached(x):
+    if isinstance(x, list | tuple):
+        return [detached(one) for one in x]
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+EMPTY = {
+    "attention, no sequences": (attention, {"q": (0, 4, 2, 8), "k": (0, 4, 2, 8), "v": (0, 4, 2, 8)}),
+    "attention, no keys": (attention, {"q": (2, 4, 2, 8), "k": (2, 0, 2, 8), "v": (2, 0, 2, 8)}),
+    "gather, no samples": (lambda x, pos: gather_tokens(x, INDEX[:0], pos), {"x": (0, 5, 8), "pos": (5, 8)}),
+    "gather, no tokens": (lambda x, pos: gather_tokens(x, INDEX[:, :0], pos), {"x": (2, 0, 8), "pos": (0, 8)}),
+    "gather, none of them": (lambda x, pos: gather_tokens(x, INDEX[:, :0], pos), {"x": (2, 5, 8), "pos": (5, 8)}),
+    "gather, ragged, none": (
+        lambda x, pos: gather_tokens(x, INDEX[0, :0], pos, offsets=torch.zeros(3).long()),
+        {"x": (2, 0, 8), "pos": (0, 8)},
+    ),
+    "scatter, no length": (
+        lambda visible, token, pos: scatter_tokens(visible, INDEX[:, :0], 0, token, pos),
+        {"visible": (2, 0, 8), "token": (8,), "pos": (0, 8)},
+    ),
+    "scatter, none visible": (
+        lambda visible, token, pos: scatter_tokens(visible, INDEX[:, :0], 5, token, pos),
+        {"visible": (2, 0, 8), "token": (8,), "pos": (5, 8)},
+    ),
+    "pool, no pixels": (
+        lambda x, queries: temporal_pool(x, queries, torch.ones(2, 4, 4)), {"x": (2, 0, 4, 8), "queries": (2, 8)}
+    ),
+    "pool, no dates": (
+        lambda x, queries: temporal_pool(x, queries, torch.ones(2, 0, 4)), {"x": (2, 3, 0, 8), "queries": (2, 8)}
+    ),
+    "row_mlp, no rows": (mlp, OPS["row_mlp"].shapes | {"x": (0, 4)}),
+    "info_nce, no rows": (info_nce, {"a": (0, 4), "b": (0, 4)}),
+    "mil_nce, no rows": (lambda x: mil_nce(x, IDS[:0]), {"x": (0, 4)}),
+    "dino, no rows": (
+        lambda student, prototypes: dino_cross_entropy(student, prototypes, torch.ones(0, 3), torch.eye(5, 3)),
+        {"student": (0, 4), "prototypes": (5, 4)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "shapes"), EMPTY.values(), ids=EMPTY.keys())
+def test_empty_inputs_give_results_and_gradients_of_their_shape_without_nan(run, shapes):
+    op = Op("", run, shapes)
+    found = op.results(op.leaves())
+    for name, x in found.items():
+        assert x.isfinite().all(), name
+        assert name == "out" or x.shape == shapes[name.removeprefix("grad_")]

@@ -48,7 +48,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     to_fill = torch.ops.eokit.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
     if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
-        to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
+        length, dim = ctx.positions_shape  # a ragged index has the samples one after the other in a row
+        to_positions = to_positions.reshape(-1, length, dim).sum(0) if length else grad.new_empty(0, dim)
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
 
 
