@@ -34,7 +34,7 @@ from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks import linear_probe
-from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
+from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, sample_tokens
 from eokit.tasks.heads import to_pixels
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
 from eokit.tasks.metrics import confusion
@@ -127,7 +127,7 @@ class Study:
         dataset, encoder = self.dataset(part), self.encoder
         encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
-        return gather_tokens(encoded, encoder.patch_size, self.labels, share=share, seed=self.settings.seed)
+        return sample_tokens(encoded, encoder.patch_size, self.labels, share=share, seed=self.settings.seed)
 
 
 @dataclass(frozen=True)

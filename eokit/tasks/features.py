@@ -52,7 +52,7 @@ def encode(
         yield features, truth
 
 
-def gather_tokens(
+def sample_tokens(
     encoded: Iterable[tuple[Features, Tensor]], patch_size: int, labels: Labels, *, share: int, seed: int = 0
 ) -> Tokens:
     """At most `share` seen and labelled tokens of each sample, drawn by `seed`.

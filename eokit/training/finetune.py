@@ -34,7 +34,7 @@ from eokit.models.base import Features
 from eokit.models.bundle import CONFIG_FILE, Bundle, load_bundle, newest_bundle, save_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
-from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
+from eokit.tasks.features import Labels, Tokens, encode, sample_tokens
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, thin_out
 from eokit.tasks.metrics import scores
 from eokit.tasks.noise import random_batch
@@ -238,7 +238,7 @@ def head_tokens(plan: Plan, dataset: Dataset[Sample], what: str) -> Tokens:
         encoded = encode(encoder, some, labels, how, what)
     else:
         encoded = ((unpack_features(batch), batch.targets[task.label]) for batch in batches(dataset, how))
-    return gather_tokens(encoded, encoder.patch_size, labels, share=START_TOKENS, seed=plan.settings.loop.seed)
+    return sample_tokens(encoded, encoder.patch_size, labels, share=START_TOKENS, seed=plan.settings.loop.seed)
 
 
 class FeatureDataset(Dataset[Sample]):
