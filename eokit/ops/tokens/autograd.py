@@ -50,13 +50,6 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
 
 
-for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
-    torch.library.register_fake(f"{_ops.name}::invert_index", _fake_invert)
-    torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
-    torch.library.register_fake(f"{_ops.name}::sum_unmapped", _fake_sum)
-    torch.library.register_autograd(f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context)
-
-
 def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     rows, map = inputs
     ctx.save_for_backward(map)
@@ -68,7 +61,12 @@ def _backward_of_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.where((map < 0)[..., None], grad.to(ctx.dtype), 0), None
 
 
-torch.library.register_autograd("eokit::sum_unmapped", _backward_of_sum, setup_context=_setup_sum)
+for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
+    torch.library.register_fake(f"{_ops.name}::invert_index", _fake_invert)
+    torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
+    torch.library.register_fake(f"{_ops.name}::sum_unmapped", _fake_sum)
+    torch.library.register_autograd(f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context)
+    torch.library.register_autograd(f"{_ops.name}::sum_unmapped", _backward_of_sum, setup_context=_setup_sum)
 
 
 def _map_rows(
