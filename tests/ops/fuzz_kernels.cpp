@@ -105,10 +105,12 @@ void attention(const KernelPair<E>& kernels) {
 template <class E>
 void tokens(const TokenKernelsOf<E>& kernels) {
   const int64_t batches = upto(3), rows = upto(20), sources = upto(20), dim = upto(70);
-  Exact<E> source(batches * sources * dim), fill(dim), positions(batches * rows * dim), out(batches * rows * dim);
+  const int64_t row = dim + upto(4) - 1, batch = sources * row + upto(4) - 1;  // rows may lie apart
+  Exact<E> source((batches - 1) * batch + (sources - 1) * row + dim), fill(dim);
+  Exact<E> positions(batches * rows * dim), out(batches * rows * dim);
   const auto map = std::make_unique<int64_t[]>(batches * rows);
   for (int64_t i = 0; i < batches * rows; ++i) map[i] = static_cast<int64_t>(rng() % (sources + 1)) - 1;
-  MapRows<E> call{batches, rows, dim, source, sources * dim, dim, map.get()};
+  MapRows<E> call{batches, rows, dim, source, batch, row, map.get()};
   if (maybe()) call.fill = fill;
   if (maybe()) call.positions = positions, call.positions_rows = rows, call.by_output = maybe();
   if (call.positions && maybe()) call.positions_batch = rows * dim;
@@ -124,11 +126,15 @@ template <class E>
 void pool(const PoolKernelsOf<E>& kernels) {
   const int64_t samples = upto(2), pixels = samples * upto(3), dates = upto(40), heads = upto(18), values = upto(50);
   const int64_t dim = heads * values, size = pixels * dates * dim;
-  Exact<E> x(size), out(pixels * dim), grad(pixels * dim), grad_x(size);
+  const int64_t row = dim + upto(4) - 1;  // rows may lie apart, and the dates of a pixel a whole image
+  const bool far = maybe();
+  const int64_t x_date = far ? pixels * row : row, x_pixel = far ? row : dates * row;
+  Exact<E> x((pixels - 1) * x_pixel + (dates - 1) * x_date + dim);
+  Exact<E> out(pixels * dim), grad(pixels * dim), grad_x(size);
   Exact<float> queries(heads * dim), bias(samples * dates * heads), positions(samples * dates * values);
   Exact<float> lse(pixels * heads), grad_queries(heads * dim), grad_bias(samples * dates * heads);
   const auto mask = random_mask(pixels * dates);
-  PoolInputs<E> in{{pixels, samples, dates, heads, dim}, x, dates * dim, dim, queries, bias, positions};
+  PoolInputs<E> in{{pixels, samples, dates, heads, dim}, x, x_pixel, x_date, queries, bias, positions};
   if (maybe()) in.mask = mask.get();
   kernels.forward({in, out, lse}, 0, pixels);
   kernels.backward({in, lse, grad, grad_x, grad_queries, grad_bias}, 0, pixels);
