@@ -97,7 +97,8 @@ def draw_bars(axes: Axes, row: dict[str, Any], names: list[str]) -> None:
     for place, (name, one) in enumerate(told.items()):
         axes.barh(place, one["ms"], color=COLOURS[names.index(name) % len(COLOURS)])
         axes.plot(one["ms_quartiles"], [place, place], color="black", linewidth=2)
-        axes.text(max(one["ms"], one["ms_quartiles"][1]), place, f" {one['ms']:.3g}", va="center", fontsize=8)
+        shown = f" {one['ms']:.3g}" if one["ms"] < 1000 else f" {one['ms']:,.0f}"
+        axes.text(max(one["ms"], one["ms_quartiles"][1]), place, shown, va="center", fontsize=8)
     axes.set_yticks(range(len(told)), list(told), fontsize=8)
     axes.margins(x=0.18)
     axes.set_xlim(left=0)

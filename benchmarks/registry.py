@@ -122,6 +122,18 @@ class TrainStepSettings:
 
 
 @dataclass(frozen=True)
+class AnySatSettings:
+    """An AnySat `preset` on scenes of anysat.py; metres: edge of a tile instead of the scene's."""
+
+    scene: tuple[str, ...] = ("pastis", "treesatai")
+    preset: str = "base"
+    metres: int | None = None
+    most_dates: int = 140
+    dtype: tuple[str, ...] = ("float32",)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """module: the file's name. help: its line in `eokit bench --help`. settings: the class of its settings."""
 
@@ -145,7 +157,9 @@ BENCHMARKS = {
     "train-step": Benchmark(
         "train_step", "A pretraining step of CropSTS, with attention of eokit and of torch.", TrainStepSettings
     ),
+    "model anysat": Benchmark("anysat", "AnySat, beside plain torch that does the published work.", AnySatSettings),
 }
+"""By the words after `eokit bench`."""
 
 
 def load(name: str) -> Any:

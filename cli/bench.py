@@ -71,6 +71,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "workers": {"type": POSITIVE, "help": "Processes that write."},
     "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},
     "size": {"type": POSITIVE, "help": "Side of a patch in pixels."},
+    "scene": {"type": click.Choice(["pastis", "treesatai"]), "multiple": True, "help": "What is encoded; repeatable."},
+    "metres": {"type": POSITIVE, "help": "Edge of a tile."},
+    "most_dates": {"type": POSITIVE, "help": "At most so many dates of a series."},
 }
 """By field of a benchmark's settings, whose default is the option's."""
 
@@ -83,8 +86,8 @@ def command() -> None:
     """
 
 
-def make_command(name: str, about: Benchmark) -> click.Command:
-    """The command of a benchmark: an option for every field of its settings, and what all have in common."""
+def make_command(word: str, name: str, about: Benchmark) -> click.Command:
+    """The command `word` of the benchmark `name`: an option for every field of its settings, and what all share."""
 
     @common
     def run_benchmark(
@@ -102,7 +105,7 @@ def make_command(name: str, about: Benchmark) -> click.Command:
         say_settings(asdict(settings))
         run_and_tell(name, settings, {"turns": turns, "threads": threads}, (plot, save, as_json, quiet))
 
-    saved = f"Write the JSON there.  [default: {RESULTS}/DEVICE/{name}.json]"
+    saved = f"Write the JSON there.  [default: {RESULTS}/DEVICE/{file_name(name)}]"
     shared = [
         click.option("--turns", type=click.IntRange(min=3), default=15, show_default=True, help="Rounds, at most."),
         click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
@@ -112,14 +115,19 @@ def make_command(name: str, about: Benchmark) -> click.Command:
     wrapped = run_benchmark
     for option in reversed([*(setting_option(one) for one in fields(about.settings)), *shared]):
         wrapped = option(wrapped)
-    return click.command(name, help=about.help)(wrapped)
+    return click.command(word, help=about.help)(wrapped)
+
+
+def file_name(benchmark: str) -> str:
+    """Of its results: model-anysat.json for "model anysat"."""
+    return f"{benchmark.replace(' ', '-')}.json"
 
 
 def setting_option(one: Field[Any]) -> Callable[[Any], Any]:
     """The option of a field of settings; left out it stays None, and the field's default holds."""
     flag = f"--{one.name.replace('_', '-')}"
     option = dict(OPTIONS[one.name])
-    words: dict[Any, str] = {None: "both", False: "only forward"}
+    words: dict[Any, str] = {None: "both" if one.name == "backward" else "the scene's", False: "only forward"}
     default: Any = words.get(one.default, one.default)
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
     option["help"] = f"{option['help']}  [default: {shown}]"
@@ -146,7 +154,7 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
     plan = Plan(turns=how["turns"], device=pick_device(getattr(settings, "device", "cpu")))
     report = reports.run(name, settings, plan, lambda line: say(line, quiet))
     if save is not None:
-        path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / f"{name}.json"
+        path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / file_name(name)
         say(f"report   {write_text(path, json.dumps(report, indent=2) + chr(10))}", quiet)
     if plot is not None:
         draw = getattr(load(name), "draw", draw_times)
@@ -156,8 +164,15 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
         raise EokitError(*report["wrong"])
 
 
+@click.group("model")
+def model() -> None:
+    """A forward of a whole model, beside plain torch that does the published work."""
+
+
 for _name, _about in BENCHMARKS.items():
-    command.add_command(make_command(_name, _about))
+    _group, _, _last = _name.rpartition(" ")
+    (model if _group == "model" else command).add_command(make_command(_last, _name, _about))
+command.add_command(model)
 
 
 @command.command("compare")

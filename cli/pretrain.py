@@ -29,9 +29,15 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 
 
 @click.command()
-@click.option("--model", metavar="FAMILY", help="Model family.  [default: cropsts]")
-@click.option("--preset", help="tiny (for a CPU), parcel (40 m patches), paper (160 m patches).  [default: tiny]")
-@click.option("--data", type=PATH, metavar="STORE", help="The store.  [default: the only ./data/*.zarr]")
+@click.option("--model", metavar="FAMILY", help="cropsts or anysat.  [default: cropsts]")
+@click.option("--preset", help="tiny (for a CPU); cropsts: parcel, paper; anysat: small, base.  [default: tiny]")
+@click.option(
+    "--data",
+    type=PATH,
+    multiple=True,
+    metavar="STORE",
+    help="The store; repeatable for anysat.  [default: the only ./data/*.zarr; anysat: all it can read]",
+)
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the run.  [default: ./runs/MODEL-TIME]")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.  [default: by preset]")
 @click.option("--epochs", type=float, help="Passes over the samples, instead of --steps.")
@@ -64,10 +70,8 @@ def command(
     On several GPUs or processes: torchrun --nproc-per-node 2 --no-python eokit pretrain --out DIR ...
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
-    from eokit.data.find import only_store
-    from eokit.data.store import Store
     from eokit.training.distributed import is_first
-    from eokit.training.pretrain import fill_in, pretrain, try_out
+    from eokit.training.pretrain import lay_out, pretrain, try_out
 
     if dry_run:
         plan, cost = try_out(settings)
@@ -76,7 +80,7 @@ def command(
         emit(facts, as_json, quiet, lambda: cost_text(facts))
         return
     if is_first() and is_verbose():
-        say_settings(fill_in(settings, Store.open(settings.data or only_store()))[0])
+        say_settings(lay_out(settings).settings)
     result = pretrain(settings)
     if is_first():
         picture = _draw(result, quiet)
@@ -97,6 +101,7 @@ def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, 
     rest = {key: value for key, value in given.items() if key not in LOOP}
     rest["folds"] = parse_folds(rest["folds"]) if rest["folds"] else None
     rest["modalities"] = split_names(rest["modalities"])
+    rest["data"] = rest["data"] or None
     return load_settings(PretrainSettings, config, (*loop, *overrides), rest)
 
 
@@ -127,7 +132,8 @@ def _plain(result: PretrainResult, picture: Path | None) -> dict[str, Any]:
 
 
 def _text(result: PretrainResult, picture: Path | None) -> str:
-    run, data, figures = result.bundle.parent, result.settings.data, result.fit.figures
+    run, figures = result.bundle.parent, result.fit.figures
+    data = (result.settings.data or ())[0]
     shown = "  ".join(
         f"{name} {figures[name]:.4g}" for name in ("loss", "feature_std", "effective_rank") if name in figures
     )

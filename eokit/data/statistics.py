@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,24 +116,58 @@ def make_preprocessing(store: Store, modalities: Sequence[str], folds: Sequence[
         if name not in store.modalities:
             raise DataError(f"{store.path}: no modality {name!r}; it has {', '.join(store.modalities)}")
         spec = store.modalities[name]
-        mean, std = _pool(store, name, folds)
-        std = np.where(std < STD_FLOOR, 1.0, std)
-        normal = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
-        inputs[name] = Input(spec.sensor, spec.bands, scale=spec.scale, nodata=spec.nodata, gsd=spec.gsd, **normal)
+        mean, std = _normal(_pool(store, name, folds))
+        inputs[name] = Input(spec.sensor, spec.bands, mean, std, spec.scale, spec.nodata, spec.gsd)
     return Preprocessing(inputs)
 
 
-def _pool(store: Store, modality: str, folds: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) of several folds from those of each."""
+def common_preprocessing(
+    stores: Sequence[Store], modalities: Sequence[Sequence[str]], folds: Sequence[Sequence[int]]
+) -> list[Preprocessing]:
+    """How each store's modalities are normalised when they are trained on together: alike where they have the same.
+
+    modalities, folds: of each store. A modality of the same name and bands has one mean and std in all stores, those of
+    all valid pixels together. DataError as for `make_preprocessing`.
+    """
+    own = [make_preprocessing(*one) for one in zip(stores, modalities, folds, strict=True)]
+    moments: dict[tuple[str, tuple[str, ...]], list[Moments]] = {}
+    for store, names, chosen in zip(stores, modalities, folds, strict=True):
+        for name in names:
+            moments.setdefault((name, store.modalities[name].bands), []).append(_pool(store, name, chosen))
+    together = {key: _normal(_together(found)) for key, found in moments.items()}
+
+    def alike(name: str, one: Input) -> Input:
+        mean, std = together[name, one.bands]
+        return replace(one, mean=mean, std=std)
+
+    return [Preprocessing({name: alike(name, one) for name, one in each.inputs.items()}) for each in own]
+
+
+Moments = tuple[float, np.ndarray, np.ndarray]
+"""Count of values, their mean and their standard deviation, both (C,)."""
+
+
+def _normal(moments: Moments) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std as an `Input` has them; a band that never changes is only centred."""
+    _, mean, std = moments
+    return tuple(mean.tolist()), tuple(np.where(std < STD_FLOOR, 1.0, std).tolist())
+
+
+def _together(parts: Sequence[Moments]) -> Moments:
+    """The moments of all values from those of each part."""
+    counts = np.array([count for count, _, _ in parts], np.float64)
+    weights = counts / counts.sum()
+    means, variances = np.array([mean for _, mean, _ in parts]), np.array([std for _, _, std in parts]) ** 2
+    mean = weights @ means
+    return counts.sum(), mean, np.sqrt(weights @ (variances + (means - mean) ** 2))
+
+
+def _pool(store: Store, modality: str, folds: Sequence[int] | None) -> Moments:
+    """The moments of several folds from those of each."""
     by_fold = store.statistics["modalities"][modality]["folds"]
     chosen = [by_fold[str(fold)] for fold in (by_fold if folds is None else folds) if str(fold) in by_fold]
     chosen = [facts for facts in chosen if facts["count"]]
     if not chosen:
         there = ", ".join(by_fold) or "none"
         raise DataError(f"{store.path}: {modality} has no valid pixel in folds {folds}; its folds are {there}")
-    weights = np.array([facts["count"] for facts in chosen], np.float64)
-    weights /= weights.sum()
-    means = np.array([facts["mean"] for facts in chosen])
-    variances = np.array([facts["std"] for facts in chosen]) ** 2
-    mean = weights @ means
-    return mean, np.sqrt(weights @ (variances + (means - mean) ** 2))
+    return _together([(facts["count"], np.array(facts["mean"]), np.array(facts["std"])) for facts in chosen])

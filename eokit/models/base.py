@@ -12,8 +12,8 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from eokit.data.sample import Batch
-from eokit.errors import UsageError
+from eokit.data.sample import Batch, Series
+from eokit.errors import ArgumentError, UsageError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -69,6 +69,16 @@ def config_from(kind: type[ConfigT], plain: Mapping[str, Any], name: str) -> Con
         return kind(**tidy)
     except TypeError as error:
         raise UsageError(f"{name}: {error}") from None
+
+
+def check_bands(name: str, series: Series, bands: int) -> None:
+    """Refuse values that are no (B, T, C, H, W) of so many bands (ArgumentError)."""
+    if series.values.ndim != 5:
+        raise ArgumentError(
+            f"{name} values have shape {tuple(series.values.shape)}, expected (B, T, C, H, W); collate samples first"
+        )
+    if series.values.shape[2] != bands:
+        raise ArgumentError(f"{name} has {series.values.shape[2]} bands, this encoder takes {bands}")
 
 
 def _check_type(known: Field, value: Any, name: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +117,12 @@ def newest_bundle(folder: Path = Path("runs")) -> Path:
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load every tensor or none, and log how many matched. A mismatch names the differing keys (exit 4)."""
-    own = module.state_dict()
+    check_tensors(module.state_dict(), state, source, type(module).__name__)
+    module.load_state_dict(state)
+
+
+def check_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, model: str) -> None:
+    """Hold the tensors of `source` against those of a model, by key and shape: WeightsError, or a line in the log."""
     wrong = [f"missing {key}" for key in own.keys() - state.keys()]
     wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
     wrong += [
@@ -128,9 +133,8 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
     if wrong:
         shown = "; ".join(sorted(wrong)[:6]) + (f"; and {len(wrong) - 6} more" if len(wrong) > 6 else "")
         matched = len(own) - sum(not line.startswith("unexpected") for line in wrong)
-        raise WeightsError(f"{source}: {matched} of {len(own)} tensors match {type(module).__name__}: {shown}")
-    module.load_state_dict(state)
-    LOG.info("%s: all %d tensors match %s", source, len(own), type(module).__name__)
+        raise WeightsError(f"{source}: {matched} of {len(own)} tensors match {model}: {shown}")
+    LOG.info("%s: all %d tensors match %s", source, len(own), model)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eokit.data.sample import Batch, Series
+from eokit.data.sample import Batch
 from eokit.errors import ArgumentError, UsageError
-from eokit.models.base import Encoder, Features, config_from
+from eokit.models.base import Encoder, Features, check_bands, config_from
 from eokit.nn.blocks import WEIGHT_STD, AlternatingBlocks, Order
 from eokit.nn.patches import PatchEmbedding, patch_grid, seen_patches
 from eokit.nn.positions import SpaceTimePositions
@@ -155,7 +155,7 @@ class CropSTS(Encoder):
         for name, series in batch.series.items():
             if name not in known:
                 raise ArgumentError(f"the batch brings modality {name!r}, this encoder takes {', '.join(known)}")
-            _check_bands(name, series, known[name])
+            check_bands(name, series, known[name])
             height, width = series.values.shape[-2:]
             grids[name] = patch_grid(height, width, self.patch_size)
         if len(set(grids.values())) > 1:
@@ -173,12 +173,3 @@ def pool(tokens: Tokens) -> Features:
     tile = patch.sum(1) / seen_patch.sum(1, keepdim=True).clamp_min(1)  # unseen patches are 0
     h, w = tokens.grid
     return Features(tile, patch.unflatten(1, (h, w)).permute(0, 3, 1, 2), seen_patch.unflatten(1, (h, w)))
-
-
-def _check_bands(name: str, series: Series, bands: int) -> None:
-    if series.values.ndim != 5:
-        raise ArgumentError(
-            f"{name} values have shape {tuple(series.values.shape)}, expected (B, T, C, H, W); collate samples first"
-        )
-    if series.values.shape[2] != bands:
-        raise ArgumentError(f"{name} has {series.values.shape[2]} bands, this encoder takes {bands}")

@@ -14,7 +14,7 @@ from typing import Any
 from eokit.errors import UsageError
 from eokit.models.base import Encoder
 
-FAMILIES = {"cropsts": "eokit.models.cropsts"}
+FAMILIES = {"cropsts": "eokit.models.cropsts", "anysat": "eokit.models.anysat"}
 
 
 def presets(family: str) -> dict[str, dict[str, Any]]:

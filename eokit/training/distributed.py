@@ -42,7 +42,10 @@ class Team:
         if self.size == 1:
             return recipe
         # Buffers are not broadcast: every process makes the same ones from the same weights.
-        return DistributedDataParallel(recipe, broadcast_buffers=False, gradient_as_bucket_view=True)
+        unused = getattr(recipe, "uses_parts", False)
+        return DistributedDataParallel(
+            recipe, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+        )
 
     def without_sync(self, model: nn.Module) -> AbstractContextManager:
         """Backward passes in this context keep their gradients to themselves (all micro-batches but the last)."""

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eokit.cores import cores
 from eokit.data.collate import collate
+from eokit.data.mixture import Mixture
 from eokit.data.sample import Batch
 from eokit.errors import EokitError, Interrupted, SetupError
 from eokit.progress import Progress
@@ -34,7 +35,7 @@ from eokit.tasks.inputs import one_line
 from eokit.training.distributed import StopSignals, Team, joined
 from eokit.training.events import Clock
 from eokit.training.optim import autocast, make_optimizer, set_learning_rate
-from eokit.training.order import Order, RankBatches
+from eokit.training.order import MixedOrder, Order, RankBatches
 from eokit.training.run import About, FitResult, Run, Validation
 from eokit.training.settings import LoopSettings
 
@@ -47,8 +48,9 @@ class Recipe(Protocol):
     forward gives {"loss": () with its gradient, further figures: () detached}. The loss is a mean, through
     `eokit.nn.reduce.global_mean`; where it is a mean over something else than samples (tokens, pixels), the output
     "weight" () says over how many in this process: with it micro-batches add up to exactly the large batch.
-    Randomness in forward comes from torch's generators only. A method `after_step(progress)`, progress in (0, 1], is
-    called after each optimiser step if there is one (EMA).
+    Randomness in forward comes from torch's generators, or from seeds in the batch. An attribute `uses_parts` that is
+    True says that a batch may leave parameters without a gradient, in all processes the same ones. A method
+    `after_step(progress)`, progress in (0, 1], is called after each optimiser step if there is one (EMA).
     """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -148,7 +150,7 @@ def make_loader(dataset: Dataset, settings: LoopSettings, team: Team, start: int
 
     Workers come from a fork server: forking this process, with its threads, can hang.
     """
-    order = Order(len(dataset), settings.batch_size, settings.seed)  # type: ignore[arg-type]
+    order = order_of(dataset, settings)
     sampler = RankBatches(order, start, settings.steps, team.rank, team.size, settings.accumulate)
     workers = settings.workers if settings.workers is not None else idle_cores(team)
     reading: dict[str, Any] = {}
@@ -159,6 +161,14 @@ def make_loader(dataset: Dataset, settings: LoopSettings, team: Team, start: int
     return DataLoader(
         dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, pin_memory=pin, **reading
     )
+
+
+def order_of(dataset: Dataset, settings: LoopSettings) -> Order | MixedOrder:
+    """Which samples come when: of a mixture, each batch from one of its parts."""
+    if isinstance(dataset, Mixture):
+        weights = tuple(part.weight for part in dataset.parts)
+        return MixedOrder(dataset.lengths, weights, settings.batch_size, settings.seed)
+    return Order(len(dataset), settings.batch_size, settings.seed)  # type: ignore[arg-type]
 
 
 def idle_cores(team: Team) -> int:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from eokit.data.dataset import Draw
+from eokit.data.mixture import StepDraw
 from eokit.errors import ArgumentError, UsageError
 
 
@@ -42,13 +43,35 @@ class Order:
 
 
 @dataclass(frozen=True)
+class MixedOrder:
+    """The endless sequence of draws from several parts of a `Mixture`: each batch from one, drawn by its weight.
+
+    Within a part batches follow each other as in `Order`. samples: of each part.
+    """
+
+    samples: tuple[int, ...]
+    weights: tuple[float, ...]
+    batch_size: int
+    seed: int
+
+    def batch(self, step: int) -> list[StepDraw]:
+        """The `batch_size` draws of step number `step` (from 0), all from one part."""
+        which = _choices(self.weights, self.seed, 1 << max(step, 1).bit_length())
+        part = int(which[step])
+        before = int((which[:step] == part).sum())
+        drawn = Order(self.samples[part], self.batch_size, self.seed + part).batch(before)
+        first = sum(self.samples[:part])
+        return [StepDraw(step * self.batch_size + slot, first + one.index, step) for slot, one in enumerate(drawn)]
+
+
+@dataclass(frozen=True)
 class RankBatches:
     """The micro-batches of one process from step `start` to `stop`: a batch sampler for DataLoader.
 
     Process `rank` of `ranks` takes a contiguous slice of each global batch and cuts it into `accumulate` micro-batches.
     """
 
-    order: Order
+    order: Order | MixedOrder
     start: int
     stop: int
     rank: int = 0
@@ -61,7 +84,7 @@ class RankBatches:
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Draw] | list[StepDraw]]:
         size = micro_batch(self.order.batch_size, self.ranks, self.accumulate)
         for step in range(self.start, self.stop):
             draws = self.order.batch(step)
@@ -84,3 +107,10 @@ def micro_batch(batch_size: int, ranks: int, accumulate: int) -> int:
 @lru_cache(maxsize=4)
 def _permutation(samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(samples)
+
+
+@lru_cache(maxsize=4)
+def _choices(weights: tuple[float, ...], seed: int, steps: int) -> np.ndarray:
+    """Which part each of the first `steps` steps is drawn from; more steps begin with the same."""
+    share = np.cumsum(weights) / np.sum(weights)
+    return np.searchsorted(share, np.random.default_rng([seed, len(weights)]).random(steps), side="right")

@@ -40,6 +40,7 @@ OPTIONS = {
     "bench losses": f"--rows --width --prototypes --device --backward --no-backward {MEASURING}",
     "bench loader": f"--seq-len --patches --size --workers {MEASURING}",
     "bench train-step": f"--seq-len --preset --size --batch --dtype --device {MEASURING}",
+    "bench model anysat": f"--scene --preset --metres --most-dates --dtype --device {MEASURING}",
     "bench compare": "",
     "demo": f"{SETTINGS} --out --seed --overwrite",
     "doctor": "",
@@ -48,12 +49,17 @@ OPTIONS = {
 
 def commands():
     """Every verb, and the parts of `datasets` and `bench`, by name."""
-    found = {}
-    for verb in VERBS:
-        command = group.get_command(click.Context(group), verb)
-        parts = command.commands if isinstance(command, click.Group) else {"": command}
-        found |= {f"{verb} {name}".strip(): one for name, one in parts.items()}
-    return found
+
+    def below(name, command):
+        if not isinstance(command, click.Group):
+            return {name: command}
+        return {
+            long: one for word, part in command.commands.items() for long, one in below(f"{name} {word}", part).items()
+        }
+
+    return {
+        long: one for verb in VERBS for long, one in below(verb, group.get_command(click.Context(group), verb)).items()
+    }
 
 
 @pytest.fixture(scope="module")

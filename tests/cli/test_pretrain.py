@@ -98,7 +98,7 @@ def test_verbose_tells_the_settings_before_the_work(eokit, store):
     _, _, err = eokit("pretrain", "--data", store, "--out", "run", "-v", *QUICK)
     lines = err.splitlines()
     assert lines.index("crop: 16") < next(number for number, line in enumerate(lines) if "masks hide" in line)
-    assert f"data: {store}" in lines
+    assert f"- {store}" in lines
     assert err.count("\npreset:") == 1
 
 

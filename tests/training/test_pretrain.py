@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from eokit.config import load_settings
 from eokit.errors import ArgumentError, DataError, EokitError, UsageError
 from eokit.models.bundle import load_bundle
-from eokit.training import pretrain as module
+from eokit.training import plan_cropsts as module
 from eokit.training.checkpoint import checkpoints
 from eokit.training.events import read_events
-from eokit.training.pretrain import PretrainSettings, kept_encoder, lay_out, pretrain, try_out
+from eokit.training.plan import kept_encoder
+from eokit.training.pretrain import PretrainSettings, lay_out, pretrain, try_out
 from tests.training.small_stores import SMALL, store_with_fields, store_without_parcels
 
 
