@@ -127,7 +127,7 @@ class Study:
         dataset, encoder = self.dataset(part), self.encoder
         encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
-        return gather_tokens(encoded, encoder.patch_size, self.labels, share=share, seed=self.settings.seed)
+        return gather_tokens(encoded, self.labels, share=share, seed=self.settings.seed)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def lay_out(settings: EvaluateSettings) -> Study:
     if settings.dates is None and bundle is not None and chosen_protocol(settings, bundle) == "finetuned":
         settings = settings.model_copy(update={"dates": (bundle.task or {}).get("dates")})
     store = Store.open(settings.data)
-    classes, ignore = label_layer(store, settings.label)
+    layer, _ = label_layer(store, settings.label)
+    classes, ignore = layer.classes or (), layer.ignore
     split = choose_split(store.folds.tolist(), settings.train_folds, settings.val_folds, settings.folds)
     if bundle is not None and chosen_protocol(settings, bundle) == "finetuned":
         split = as_learned(split, bundle, store)

@@ -22,9 +22,11 @@ from eokit.data.collate import collate
 from eokit.data.dataset import DatePolicy
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Sample, Series, Where
+from eokit.errors import UsageError
 from eokit.mapping.tiles import Tile
 from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
 from eokit.nn.device import pick_device
+from eokit.tasks.classification import ClassificationModel
 from eokit.tasks.segmentation import SegmentationModel
 
 Item = TypeVar("Item")
@@ -60,6 +62,11 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     chosen = pick_device(device)
     folder = find_bundle(path)
     bundle = load_bundle(folder)
+    if (bundle.task or {}).get("kind") in ClassificationModel.kinds:
+        raise UsageError(
+            f"{folder} tells classes of whole samples and draws no map;"
+            " score it with eokit evaluate, or take its features with eokit embed"
+        )
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
     return Predictor(
         model=model.logits_and_seen,

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.training.labelled_stores import BANDS, CLASSES, VOID, labelled_store, random_bundle
 
 
@@ -102,7 +103,7 @@ def test_an_empty_fold_is_exit_3(eokit, store, bundle, folds, told):
 
 
 def test_a_store_without_labels_is_exit_3(eokit, bundle, tmp_path):
-    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    bare = labelled_store(tmp_path / "bare.zarr", labels=())
     code, _, err = eokit("evaluate", bundle, "--data", bare.path)
     assert code == 3
     assert "no label layer 'semantic' (it has: none)" in err

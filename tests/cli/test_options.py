@@ -24,8 +24,8 @@ OPTIONS = {
     "datasets check": "",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
-    "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"
-    " --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
+    "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --random-init --train-folds --val-folds"
+    " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
     "evaluate": f"{SETTINGS} --data --protocol --folds --train-folds --val-folds --random-init --modalities --dates"
     " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"

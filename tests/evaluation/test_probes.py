@@ -21,7 +21,7 @@ QUIET = Reading(batch_size=3, quiet=True)
 
 def tokens_of(encoder, places, labels: Labels, reading: Reading, share: int = 10**6, seed: int = 0) -> Tokens:
     encoded = encode(encoder, places, labels, reading, "tokens")
-    return gather_tokens(encoded, encoder.patch_size, labels, share=share, seed=seed)
+    return gather_tokens(encoded, labels, share=share, seed=seed)
 
 
 def clusters(n: int, seed: int, spread: float, classes: int = 3) -> Tokens:

@@ -13,7 +13,8 @@ from eokit.data.store import Store
 from eokit.errors import DataError, SetupError, UsageError, WeightsError
 from eokit.evaluation.protocols import PROTOCOLS, EvaluateSettings, evaluate
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.training.labelled_stores import BANDS, CLASSES, VOID, labelled_store, random_bundle
 
 RARE = 3
@@ -174,7 +175,7 @@ def test_a_store_with_one_fold_has_nothing_to_score_on(score, tmp_path):
 
 def test_a_store_without_labels_is_refused(score, tmp_path):
     with pytest.raises(DataError, match="no label layer 'semantic'"):
-        score(data=labelled_store(tmp_path / "bare.zarr", labels=False).path)
+        score(data=labelled_store(tmp_path / "bare.zarr", labels=()).path)
 
 
 def test_finetuned_needs_a_head(score):

@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(settings, tmp_path):
 
 
 def test_a_store_without_labels_is_refused(settings, tmp_path):
-    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    bare = labelled_store(tmp_path / "bare.zarr", labels=())
     with pytest.raises(DataError, match="no label layer 'semantic'"):
         finetune(settings(data=bare.path))
 
