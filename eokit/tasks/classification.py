@@ -40,7 +40,7 @@ class ClassificationModel(TaskModel):
 
     def shares(self, batch: Batch) -> Tensor:
         """Probabilities (B, K): of each class by itself, or where a sample has one class, of all together 1."""
-        return as_shares(self(batch), self.task)
+        return as_shares(self(batch), self.task.kind == "multilabel")
 
     def tokens(self, encoded: Iterable[tuple[Features, Tensor]], share: int, seed: int) -> Tokens:
         """The vector of every sample, and its labels."""
@@ -78,7 +78,7 @@ class ClassificationRecipe(TaskRecipe):
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, K)."""
-        return as_shares(self.model.decode(self.features(batch)), self.model.task)
+        return as_shares(self.model.decode(self.features(batch)), self.model.task.kind == "multilabel")
 
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Average precision and F1 of several classes at once; overall accuracy and F1 of one."""
@@ -92,19 +92,23 @@ class ClassificationRecipe(TaskRecipe):
         return {name: got[name] for name in ("macro_f1", "oa")}
 
 
-def as_shares(logits: Tensor, task: Task) -> Tensor:
-    """Probabilities (B, K) from logits (B, K)."""
-    return logits.float().sigmoid() if task.kind == "multilabel" else logits.float().softmax(1)
+def as_shares(logits: Tensor, several: bool) -> Tensor:
+    """Probabilities (B, K) from logits (B, K): of each class by itself, or all together 1."""
+    return logits.float().sigmoid() if several else logits.float().softmax(1)
 
 
 def predict_all(predict: Callable[[Batch], Tensor], batches: Iterable[Batch], task: Task) -> tuple[Tensor, Tensor]:
     """What `predict` says of every labelled sample, (n, K) on the CPU, and the truth (n,) or (n, K)."""
-    said, truth = [], []
-    for batch in batches:
-        given = batch.targets[task.label].long().cpu()
-        known = labelled(given, task.ignore).reshape(len(given), -1).all(1)
-        said.append(predict(batch).float().cpu()[known])
-        truth.append(given[known])
+    return collect(((predict(batch), batch.targets[task.label]) for batch in batches), task.label, task.ignore)
+
+
+def collect(said: Iterable[tuple[Tensor, Tensor]], name: str, ignore: int | None) -> tuple[Tensor, Tensor]:
+    """Batches of (B, K) and labels (B,) or (B, K) as one of each on the CPU, void samples of layer `name` left out."""
+    shares, truth = [], []
+    for one, given in said:
+        known = labelled(given, ignore).reshape(len(given), -1).all(1)
+        shares.append(one[known].float().cpu())
+        truth.append(given[known].long().cpu())
     if not sum(map(len, truth)):
-        raise DataError(f"no labelled sample to score: every {task.label!r} of these folds is void")
-    return torch.cat(said), torch.cat(truth)
+        raise DataError(f"no labelled sample to score: every {name!r} of these folds is void")
+    return torch.cat(shares), torch.cat(truth)

@@ -51,8 +51,8 @@ def choose_dense(
     return wanted or min(sides, key=lambda name: sides[name])
 
 
-def with_dense(encoder: Encoder, modality: str) -> Encoder:
-    """The same encoder, built to tell of the sub-patches of `modality`."""
+def with_dense(encoder: Encoder, modality: str | None) -> Encoder:
+    """The same encoder, built to tell of the sub-patches of `modality`, or of none."""
     if encoder.config_dict().get("dense") == modality:
         return encoder
     again = build_encoder(encoder.family, None, encoder.config_dict() | {"dense": modality})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class LinearProbe:
     def logits(self, features: Tensor) -> Tensor:
         """(..., D) -> (..., K)."""
         return features.float() @ self.weight.T.to(features.device) + self.bias.to(features.device)
+
+    def details(self) -> dict[str, Any]:
+        """How it was chosen, for a report."""
+        return {"l2": self.l2, "l2_chosen_on": self.chosen_on}
 
 
 def fit(train: Tokens, val: Tokens | None, n_classes: int) -> LinearProbe:

@@ -47,6 +47,17 @@ def test_the_report_and_the_picture_are_written(eokit, store, bundle, tmp_path):
     assert "picture  made/confusion.png" in err
 
 
+@pytest.mark.parametrize(("label", "picture"), [("kinds", "classes-knn.png"), ("main", "confusion-knn.png")])
+def test_labels_of_samples_are_scored_and_drawn(eokit, bundle, tmp_path, label, picture):
+    whole = labelled_store(tmp_path / "whole.zarr", labels=("kinds", "main"))
+    call = ("evaluate", bundle, "--data", whole.path, "--protocol", "knn", "--label", label, "--plot")
+    code, out, _ = eokit(*call)
+    assert code == 0
+    assert "per sample, 3 samples, folds: train 1 2 3" in out
+    assert ("macro mAP" in out) == (label == "kinds")
+    assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_forest_needs_no_bundle_and_no_run(eokit, store):
     code, out, _ = eokit("evaluate", "--data", store.path, "--protocol", "random-forest")
     assert code == 0

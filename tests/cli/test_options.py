@@ -26,8 +26,8 @@ OPTIONS = {
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
     "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --random-init --train-folds --val-folds"
     " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
-    "evaluate": f"{SETTINGS} --data --protocol --folds --train-folds --val-folds --random-init --modalities --dates"
-    " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
+    "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --random-init"
+    " --modalities --dates --max-tokens --limit --batch-size --workers --device --seed --out --plot",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
     " --workers --device --resume --overwrite --dry-run",
     "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"

@@ -9,7 +9,8 @@ import torch
 
 from eokit.data.store import Store
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.evaluation.protocols import EvaluateSettings, evaluate
+from eokit.evaluation.protocols import evaluate
+from eokit.evaluation.study import EvaluateSettings
 from eokit.models.bundle import load_bundle
 from eokit.training.events import read_events
 from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune, lay_out, run_folder
