@@ -68,11 +68,18 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
             " score it with eokit evaluate, or take its features with eokit embed"
         )
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
+    name, first = next(iter(bundle.preprocessing.inputs.items()))
+    patch = bundle.encoder.patch_pixels(name, len(first.bands))
+    if patch != model.patch:
+        raise UsageError(
+            f"{folder} draws {model.patch} x {model.patch} labels where {name} has {patch} x {patch} pixels, and a map"
+            f" is drawn on the grid of {name}; score it with eokit evaluate"
+        )
     return Predictor(
         model=model.logits_and_seen,
         preprocessing=bundle.preprocessing,
         classes=model.task.classes,
-        patch_size=bundle.encoder.patch_size,
+        patch_size=patch,
         identity=_digest(folder),
         device=chosen,
         synthetic=bool(bundle.provenance.get("synthetic")),
