@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -57,19 +57,11 @@ class Task:
         return asdict(self) | {"classes": list(self.classes)}
 
 
-class Head(Protocol):
-    """From features to logits. reads: the features that it looks at."""
-
-    reads: ClassVar[Literal["tile", "patch", "dense"]]
-
-    def start(self, train: Tokens, val: Tokens | None = None) -> None:
-        """Begin as the linear probe of these vectors, which descent would need thousands of steps to find."""
-
-
 class TaskModel(nn.Module):
     """Encoder and head; `forward(batch)` gives logits.
 
-    kinds: the tasks that a model does. heads: the heads that it knows.
+    kinds: the tasks that a model does. heads: the heads that it knows; each tells which features it `reads`, tile, patch
+    or dense, and can `start` as the linear probe of some of them.
     """
 
     kinds: ClassVar[tuple[str, ...]]

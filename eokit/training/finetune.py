@@ -244,11 +244,8 @@ def make_recipe(plan: Plan) -> TaskRecipe:
         raise UsageError(f"--head {head} draws maps, {layer.name!r} is of whole samples; leave it out, or give linear")
     if settings.dense is not None and head != "dense":
         raise UsageError(f"dense = {settings.dense!r} is for --head dense, not for {head}")
-    weighted = settings.class_weights or ("none" if layer.multilabel else "sqrt")
-    if layer.multilabel and weighted != "none":
-        raise UsageError(f"--class-weights {weighted} is for one class a pixel or sample, {layer.name!r} has several")
     counts = store.class_counts(layer.name, plan.split.train)
-    weights = weights_from_counts(counts, layer.ignore) if weighted == "sqrt" else None
+    weights = weights_from_counts(counts, layer.ignore) if weighting(settings, layer) == "sqrt" else None
     encoder = plan.bundle.encoder
     if head == "dense":
         name = choose_dense(encoder, store, inputs, layer, settings.dense)
@@ -261,6 +258,13 @@ def make_recipe(plan: Plan) -> TaskRecipe:
     if kind == "segmentation":
         return SegmentationRecipe(SegmentationModel(encoder, task), *how)
     return ClassificationRecipe(ClassificationModel(encoder, task), *how)
+
+
+def weighting(settings: FinetuneSettings, layer: LabelSpec) -> Literal["sqrt", "none"]:
+    """How classes weigh; a UsageError where they are asked to and a sample has several."""
+    if layer.multilabel and settings.class_weights == "sqrt":
+        raise UsageError(f"--class-weights sqrt is for one class a pixel or sample, {layer.name!r} has several")
+    return settings.class_weights or ("none" if layer.multilabel else "sqrt")
 
 
 def data_of(plan: Plan) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
@@ -355,7 +359,7 @@ def provenance(plan: Plan, result: FitResult) -> dict[str, Any]:
         "train_patches": len(plan.dataset),
         "mode": settings.mode,
         "random_init": settings.random_init,
-        "class_weights": settings.class_weights,
+        "class_weights": weighting(settings, plan.layer),
         "dates": settings.dates,
         "steps": result.step,
         "best_step": result.best_step,
