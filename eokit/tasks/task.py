@@ -60,8 +60,8 @@ class Task:
 class TaskModel(nn.Module):
     """Encoder and head; `forward(batch)` gives logits.
 
-    kinds: the tasks that a model does. heads: the heads that it knows; each tells which features it `reads`, tile, patch
-    or dense, and can `start` as the linear probe of some of them.
+    kinds: the tasks that a model does. heads: the heads that it knows; each tells which features it `reads`, tile,
+    patch or dense, and can `start` as the linear probe of some of them.
     """
 
     kinds: ClassVar[tuple[str, ...]]
