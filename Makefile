@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/eokit demo --overwrite
 
 test: $(VENV)/installed $(VENV)/triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"

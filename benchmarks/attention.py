@@ -94,8 +94,8 @@ def work(shape: Shape) -> Work:
     return Work(4 * tensor, int(2 * product))
 
 
-def ours(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str) -> Tensor:
-    out = attention(*(sequences(x, axis) for x in (q, k, v)), key_mask=key_mask)
+def ours(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str, backend: str | None = None) -> Tensor:
+    out = attention(*(sequences(x, axis) for x in (q, k, v)), key_mask=key_mask, backend=backend)
     return out.transpose(1, 2) if axis == "temporal" else out.view(q.shape)
 
 

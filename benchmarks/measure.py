@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eokit.errors import ArgumentError
+
 Results = Mapping[str, Tensor]
 Run = Callable[[], Results]
 
@@ -113,7 +115,10 @@ def gate(run: Run, truth: Truth, *, required: bool) -> dict[str, Any]:
     """{"error": by result} if all are right, else {"why_not", "wrong"}; what is `required` has to run, too."""
     try:
         results = truth.part(run())
-    except RuntimeError as refusal:  # a backend that does not take the shape or dtype, or has not enough memory
+    except (
+        RuntimeError,
+        ArgumentError,
+    ) as refusal:  # a backend that does not take the shape or dtype, or has not enough memory
         if required:
             raise
         return {"why_not": f"does not run: {str(refusal).strip().splitlines()[0][:160]}", "wrong": False}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,50 @@ COLUMNS = ("", "ms", "quartiles", "x {ours}", "error", "GB/s", "% copy", "GFLOP/
 
 def run(name: str, settings: Any, plan: Any, told: Callable[[str], None] = lambda line: None) -> Report:
     """Measure every case of a benchmark; `told` is called with a line as each begins."""
-    from eokit.ops import backends
-    from eokit_bench.machine import machine
-    from eokit_bench.measure import measure
     from eokit_bench.registry import load
+
+    return run_cases(name, load(name).cases(settings), asdict(settings), plan, told)
+
+
+def run_cases(
+    name: str,
+    cases: Sequence[Any],
+    settings: dict[str, Any],
+    plan: Any,
+    told: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Report], bool] = lambda report: True,
+) -> Report:
+    """Measure `cases`, made by `settings`; `keep` takes the report as far as it is and says whether to go on."""
+    from eokit_bench.measure import measure
     from eokit_bench.roofline import higher, roofline
 
-    import torch  # isort: skip  (after eokit, which says what is missing)
-
-    cases = load(name).cases(settings)
     told("measuring how fast this machine copies and multiplies")
     dtypes = sorted({case.at.get("dtype", "float32") for case in cases})
-    before = roofline(plan.device, dtypes)
-    rows = []
+    roof, rows = roofline(plan.device, dtypes), []
     for number, case in enumerate(cases, 1):
         told(f"{number}/{len(cases)}  {case_name(case.at)}")
         rows.append(measure(case, plan))
-    roof = higher(before, roofline(plan.device, dtypes))  # a machine that others use may have been busy at the start
+        if not keep(report_of(name, settings, plan, roof, rows)):
+            break
+    roof = higher(roof, roofline(plan.device, dtypes))  # a machine that others use may have been busy at the start
+    report = report_of(name, settings, plan, roof, rows)
+    keep(report)
+    return report
+
+
+def report_of(
+    name: str, settings: dict[str, Any], plan: Any, roof: dict[str, Any], rows: list[dict[str, Any]]
+) -> Report:
+    """Measured rows with what they were measured on, and what is to be said of them."""
+    from eokit.ops import backends
+    from eokit_bench.machine import machine
+
+    import torch  # isort: skip  (after eokit, which says what is missing)
+
     rows = [with_shares(row, roof) for row in rows]
     facts = machine("torch", "numpy") | {"threads": torch.get_num_threads(), "device": device_label(plan.device)}
     compiled = next(one.reason for one in backends() if one.name == "cpu")
-    report = {"schema": SCHEMA, "benchmark": name, "settings": asdict(settings), "turns": plan.turns}
+    report = {"schema": SCHEMA, "benchmark": name, "settings": settings, "turns": plan.turns}
     report |= {"machine": facts | {"kernels": compiled}, "roofline": roof, "rows": rows}
     return report | {"loses": losses(report), "wrong": wrong(report)}
 

@@ -64,7 +64,7 @@ def _row(info: FormatInfo) -> str:
 
 
 def _page(info: FormatInfo) -> str:
-    crops = "; ".join(f"{number} {name}" for number, name in enumerate(info.classes))
+    crops = "; ".join(f"{number} {name}" for number, name in enumerate(info.classes)) or "none"
     rows = {
         "what": info.summary,
         "sensors": ", ".join(info.sensors),

@@ -189,7 +189,8 @@ def _result_text(plan: dict[str, Any], result: WriteResult) -> str:
     lines = [head, _content_text(plan)]
     if result.skipped:
         lines.append(f"  {len(result.skipped)} patches were skipped")
-    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model cropsts --data {result.path}")
+    family = "cropsts" if plan["dataset"].startswith("pastis") else "anysat"  # which takes any sensor
+    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model {family} --data {result.path}")
     return "\n".join(lines)
 
 

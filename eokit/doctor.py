@@ -30,6 +30,7 @@ LIBRARIES = {
     "rasterio": "eokit[geo]",
     "pyproj": "eokit[geo]",
     "geopandas": "eokit[geo]",
+    "h5py": "eokit[geo]",
     "matplotlib": "eokit[viz]",
     "triton": "comes with a CUDA build of torch",
 }

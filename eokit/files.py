@@ -59,7 +59,7 @@ def cleaned(aside: Path) -> Iterator[None]:
 
 
 def put_in_place(aside: Path, path: Path) -> None:
-    """Rename the whole folder `aside` to `path`; an older folder there is moved away first and removed last."""
+    """Rename the whole folder or file `aside` to `path`; what is there is moved away first and removed last."""
     old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
     if path.exists():
         path.rename(old)
@@ -69,6 +69,8 @@ def put_in_place(aside: Path, path: Path) -> None:
         if old.exists():
             old.rename(path)
         raise
+    if old.is_file():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 

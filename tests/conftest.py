@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: torch must not start threads for all in each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 BESIDE = Path(__file__).parents[2] / "shared"
 """Where the samples lie unless EOKIT_SHARED says otherwise: beside the checkout, as where changes are checked. They are
 real patches of published data sets, too large for the repository; a clone without them skips the tests marked `shared`.
@@ -15,13 +18,15 @@ real patches of published data sets, too large for the repository; a clone witho
 
 
 @pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    """`shared("pastis-real")`: the folder of that sample; the test is skipped where it is missing."""
+def shared() -> Callable[..., Path]:
+    """`shared("pastis-real")`: the folder of that sample, `shared("anysat", "parity")` of recorded cases; the test is
+    skipped where it is missing.
+    """
 
-    def sample(name: str) -> Path:
-        folder = Path(os.environ.get("EOKIT_SHARED") or BESIDE) / "data" / name
+    def sample(name: str, kind: str = "data") -> Path:
+        folder = Path(os.environ.get("EOKIT_SHARED") or BESIDE) / kind / name
         if not folder.is_dir():
-            pytest.skip(f"no sample {folder}; EOKIT_SHARED=FOLDER says where data/{name} is")
+            pytest.skip(f"no {folder}; EOKIT_SHARED=FOLDER says where {kind}/{name} is")
         return folder
 
     return sample

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -39,8 +40,18 @@ def test_a_build_without_a_library_says_so_in_the_report(checkout, tmp_path, lib
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "blocked")}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = f"the build has no pybind11 or no torch ({library} is not there)"
-    assert f"compiled libraries left out, {told}" in done.stderr
+    told = f"the build has no {library} ({library} is not there)"
+    assert f"left out, {told}" in done.stderr
     report = json.loads((checkout / "built/eokit/_build_report.json").read_text())
-    assert report["_C"] == report["_native"]
-    assert report["_C"].startswith(told)
+    missing = {"torch": ("_C", "_native", "_C_cuda"), "pybind11": ("_native",)}[library]
+    assert tuple(name for name, reason in report.items() if reason.startswith(told)) == missing
+
+
+def test_cuda_kernels_that_are_demanded_are_not_left_out_in_silence(checkout):
+    if torch.version.cuda:
+        pytest.skip("this torch has CUDA")
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", "built"]
+    environment = os.environ | {"EOKIT_WITH_CUDA": "1"}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "EOKIT_WITH_CUDA=1, but the CUDA kernels are left out, the torch of the build has no CUDA" in done.stderr

@@ -4,7 +4,11 @@
 #include <cstdint>
 
 // Always inlined: a copy of its own, compiled for the widest instruction set, could end up being called on a CPU without.
+#ifdef __CUDACC__
+#define EOKIT_INLINE __host__ __device__ __forceinline__
+#else
 #define EOKIT_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace eokit {
 

@@ -150,12 +150,10 @@ def lay_out(settings: EvaluateSettings) -> Study:
     if bundle is not None and judged_head:
         split = as_learned(split, bundle, store)
     if bundle is not None:
-        preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle))
+        preprocessing, notes = match_inputs(bundle.preprocessing, store, str(settings.bundle), settings.modalities)
     else:
         names = settings.modalities or (("s2",) if "s2" in store.modalities else tuple(store.modalities)[:1])
         preprocessing, notes = make_preprocessing(store, names, split.train), []
-    if settings.modalities is not None:
-        preprocessing = only(preprocessing, settings.modalities)
     if bundle is not None and settings.random_init:
         torch.manual_seed(settings.seed)
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
@@ -224,14 +222,6 @@ def support(tokens: Tokens, labels: Labels) -> np.ndarray:
     if tokens.labels.ndim == 2:
         return tokens.labels.sum(0).numpy()
     return torch.bincount(tokens.labels, minlength=labels.n_classes).numpy()
-
-
-def only(preprocessing: Preprocessing, names: tuple[str, ...]) -> Preprocessing:
-    """The inputs called `names`; one that is not there is a UsageError."""
-    missing = [name for name in names if name not in preprocessing.inputs]
-    if missing:
-        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(preprocessing.inputs)}")
-    return Preprocessing({name: preprocessing.inputs[name] for name in names})
 
 
 def leaks(study: Study) -> list[str]:

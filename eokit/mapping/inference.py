@@ -24,7 +24,7 @@ from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Sample, Series, Where
 from eokit.errors import UsageError
 from eokit.mapping.tiles import Tile
-from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
+from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle, find_bundle, load_bundle
 from eokit.nn.device import pick_device
 from eokit.tasks.classification import ClassificationModel
 from eokit.tasks.segmentation import SegmentationModel
@@ -68,19 +68,12 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
             " score it with eokit evaluate, or take its features with eokit embed"
         )
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
-    name, first = next(iter(bundle.preprocessing.inputs.items()))
-    patch = bundle.encoder.patch_pixels(name, len(first.bands))
-    if patch != model.patch:
-        raise UsageError(
-            f"{folder} draws {model.patch} x {model.patch} labels where {name} has {patch} x {patch} pixels, and a map"
-            f" is drawn on the grid of {name}; score it with eokit evaluate"
-        )
     return Predictor(
         model=model.logits_and_seen,
         preprocessing=bundle.preprocessing,
         classes=model.task.classes,
-        patch_size=patch,
-        identity=_digest(folder),
+        patch_size=_patch_pixels(bundle, model, folder),
+        identity=bundle_digest(folder),
         device=chosen,
         synthetic=bool(bundle.provenance.get("synthetic")),
         learned=bundle.provenance,
@@ -91,13 +84,28 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     )
 
 
+def _patch_pixels(bundle: Bundle, model: SegmentationModel, folder: Path) -> int:
+    """Pixels of the map along a patch; a UsageError where its labels are not on the grid of the first modality."""
+    if not bundle.preprocessing.inputs:  # open: what is drawn from tells the modalities
+        return bundle.encoder.patch_size
+    name, first = next(iter(bundle.preprocessing.inputs.items()))
+    patch = bundle.encoder.patch_pixels(name, len(first.bands))
+    if patch != model.patch:
+        raise UsageError(
+            f"{folder} draws {model.patch} x {model.patch} labels where {name} has {patch} x {patch} pixels, and a map"
+            f" is drawn on the grid of {name}; score it with eokit evaluate"
+        )
+    return patch
+
+
 def _name(folder: Path) -> str:
     """The folder of the bundle, or of its run where the bundle is called nothing but `bundle`."""
     folder = folder.resolve()
     return folder.parent.name if folder.name == "bundle" else folder.name
 
 
-def _digest(folder: Path) -> str:
+def bundle_digest(folder: Path) -> str:
+    """What tells a bundle from any other one."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         with (folder / name).open("rb") as file:

@@ -76,6 +76,7 @@ def open_store(
     preprocessing, notes = match_inputs(preprocessing, store, "the model")
     if unused := [name for name in store.modalities if name not in preprocessing.inputs]:
         notes.append(f"{', '.join(unused)} of the store is not used: the model does not take it")
+    preprocessing = _of_one_grid(store, preprocessing, notes)
     chosen = store.select(folds)
     count = len(chosen) if limit is None else limit
     samples, left_out = chosen[:count].tolist(), chosen[count:].tolist()
@@ -91,6 +92,17 @@ def open_store(
     short = {store.where(sample).crs for sample in left_out}
     areas = [_mosaic(store, crs, row, preprocessing, shown) for crs, row in sorted(groups.items())]
     return [replace(area, notes=tuple(notes), limited=area.crs in short) for area in areas]
+
+
+def _of_one_grid(store: Store, preprocessing: Preprocessing, notes: list[str]) -> Preprocessing:
+    """The inputs on the grid of the first one, which is that of the map; a note names the others."""
+    first, *rest = preprocessing.inputs
+    grids = {name: store.modalities[name].shape[1:] for name in preprocessing.inputs}
+    others = [name for name in rest if grids[name] != grids[first]]
+    if not others:
+        return preprocessing
+    notes.append(f"{', '.join(others)}: on another grid than {first}, the map is drawn without")
+    return Preprocessing({name: one for name, one in preprocessing.inputs.items() if name not in others})
 
 
 def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Preprocessing, shown: Shown | None) -> Area:
@@ -118,12 +130,12 @@ def _mosaic(store: Store, crs: str, samples: Sequence[int], preprocessing: Prepr
         for patch, row, column in zip(patches, rows, columns, strict=True)
     )
     ids = [store.ids[sample] for sample in samples]
-    identity = {"store": store.dataset, "content": _digest(store), "samples": ids}
+    identity = {"store": store.dataset, "content": store_digest(store), "samples": ids}
     name = str(store.attributes["title"])
     return Area(crs, (a, 0.0, left, 0.0, e, top), *size, scenes, identity, store.synthetic, name=name)
 
 
-def _digest(store: Store) -> str:
+def store_digest(store: Store) -> str:
     """Of the store's layout, index and statistics, which change with its pixels; reading those would take minutes."""
     digest = hashlib.sha256()
     for file in (store.path / name for name in ("zarr.json", "index.parquet", "stats.json")):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from eokit.config import Settings
 from eokit.data.find import only_store
-from eokit.errors import DataError, Interrupted, UsageError
+from eokit.errors import DataError, Interrupted, UsageError, WeightsError
 from eokit.mapping.draw import Plan, draw
 from eokit.mapping.dry_run import MapCost, estimate
 from eokit.mapping.folder import SUFFIXES, open_folder
@@ -26,7 +26,7 @@ from eokit.mapping.patches import Shown, open_store
 from eokit.mapping.scene import Area
 from eokit.mapping.summary import MapResult
 from eokit.mapping.tiles import check_tiling
-from eokit.models.bundle import newest_bundle
+from eokit.models.bundle import OpenPreprocessing, newest_bundle
 
 MOSTLY_EMPTY = 0.5
 """A map of which less is covered by patches gets a remark."""
@@ -153,6 +153,11 @@ def _open_source(settings: PredictSettings, predictor: Predictor) -> list[Area]:
     if not source.is_dir():
         what = "is a file" if source.exists() else "does not exist"
         raise DataError(f"{source}: {what}; give a store, or a folder of dated GeoTIFFs")
+    if isinstance(predictor.preprocessing, OpenPreprocessing):
+        raise WeightsError(
+            f"{source}: GeoTIFFs bring no statistics and the bundle has none; convert its weights again with"
+            " `eokit models convert --data STORE`, which puts those of a store in"
+        )
     reading = Reading(settings.bands, settings.scale, settings.offset, settings.nodata)
     return [open_folder(source, predictor.preprocessing, reading)]
 

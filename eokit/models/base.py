@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -33,10 +33,21 @@ class Features:
     dense: Tensor | None = None
 
 
+class Expected(NamedTuple):
+    """What weights know of a modality whatever the data: its bands in their order, and the metres of a pixel."""
+
+    bands: tuple[str, ...]
+    gsd: float
+
+
 class Encoder(nn.Module):
-    """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values."""
+    """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values.
+
+    choices: keyword arguments of `forward` beside the batch, for families that can be asked for other features.
+    """
 
     family: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]] = ()
     config: Any
     width: int
     patch_size: int
@@ -45,6 +56,14 @@ class Encoder(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         """Modalities the encoder can take, e.g. ("s2", "s1-asc"); a batch may bring any non-empty subset."""
         return tuple(self.config.modalities)
+
+    def takes(self, modality: str, bands: int) -> bool:
+        """Whether a batch may bring `modality` with so many bands."""
+        return self.config.modalities.get(modality) == bands
+
+    def expected(self, modality: str, bands: int) -> Expected | None:
+        """What the weights expect of a modality that is taken; None where the data that trained them said it."""
+        return None
 
     @property
     def dense_width(self) -> int:

@@ -40,6 +40,16 @@ KEYS: dict[str, tuple[type, ...]] = {
 """What bundle.json must hold beside its format, and as what."""
 
 
+@dataclass(frozen=True)
+class OpenPreprocessing(Preprocessing):
+    """Of weights that come without statistics: `inputs` is empty, each store is standardised by its own.
+
+    encoder: says what it takes and expects of a modality. A bundle whose preprocessing is empty loads as this.
+    """
+
+    encoder: Encoder
+
+
 @dataclass
 class Bundle:
     """An encoder with what it needs: `task` and `head` are None and empty for a pretrained encoder.
@@ -85,6 +95,8 @@ def load_bundle(path: Path) -> Bundle:
         encoder = build_encoder(description["family"], None, description["model"])
     with _named(path, "preprocessing"):
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
+        if not preprocessing.inputs:
+            preprocessing = OpenPreprocessing({}, encoder)
     try:
         tensors = load_file(path / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from eokit.data.sample import Batch
 from eokit.errors import ArgumentError, UsageError
 from eokit.models.base import Encoder, Features, check_bands, config_from
+from eokit.models.info import ModelInfo, SensorRow
 from eokit.nn.blocks import WEIGHT_STD, AlternatingBlocks, Order
 from eokit.nn.patches import PatchEmbedding, patch_grid, seen_patches
 from eokit.nn.positions import SpaceTimePositions
@@ -56,6 +57,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "parcel": {"patch_size": 4},  # 40 m on Sentinel-2: patch 16 is 160 m, wider than most fields
     "tiny": {"width": 128, "depth": 4, "heads": 4, "patch_size": 4, "drop_path": 0.0},  # for a CPU
 }
+INFO = ModelInfo(
+    name="cropsts",
+    title="CropSTS",
+    summary="a small ViT over image time series; blocks attend along space and along time in turns",
+    sensors=(
+        SensorRow("s2", "Sentinel-2; any modalities and bands, by encoder.modalities", "(T, 10, H, W)", (), None),
+    ),
+    presets={"paper": 22_418_304, "parcel": 21_496_704, "tiny": 860_800},
+    code_licence="this implementation Apache-2.0; the paper's code is not public",
+    weights_licence="none are published",
+    citation="Yan, Gu, Chen, CropSTS, Remote Sensing 2025, 17(14), 2481",
+    weights="none are published; `eokit pretrain` makes them",
+    parity="none: there is neither code nor weights to compare with; layout and parameter count follow the paper",
+)
 
 
 def build(config: Mapping[str, Any]) -> CropSTS:

@@ -9,21 +9,27 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eokit.errors import DataError
+from eokit.progress import Progress
 
 TOLERANCE = 2e-5
 """Largest difference, in units of the largest recorded value, that float32 on another order of sums explains."""
 GAIN_SPREAD, TOKEN_SPREAD = 0.1, 0.3
 TOKENS = ("lookup_table", "token", "q_learned", "pos_embed")
+
+
+RunCase = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], tuple[str, Tensor, np.ndarray]]
+"""(an entry of the index, its arrays) -> the case in words, eokit's output, the recorded output."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class Outcome:
     file: str
     about: str
     error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether float32 explains the difference; never for a value that is no number."""
+        return self.error <= TOLERANCE
 
 
 def stand_in(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -51,30 +62,43 @@ def stand_in(key: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.asarray(filled, np.float32))
 
 
-def read_cases(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """Every entry of index.json with the arrays of its file; DataError where one is missing or damaged."""
+def read_index(folder: Path) -> list[dict[str, Any]]:
+    """Every entry of index.json; DataError where there is none, or one does not name its file."""
     index = folder / "index.json"
     try:
         entries = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{index}: cannot be read ({error}); give a folder of recorded cases") from None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{index}: holds no case, expected a list of them; give a folder of recorded cases")
     for entry in entries:
-        file = folder / entry["file"]
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                yield entry, dict(arrays)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); copy it again") from None
+        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+            raise DataError(f"{index}: {json.dumps(entry)[:60]} names no file, expected a case with its file")
+    return entries
 
 
-def compare(
-    folder: Path, run: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], tuple[str, Tensor, np.ndarray]]
-) -> list[Outcome]:
-    """`run(entry, arrays)` gives a case in words, eokit's output and the recorded one."""
+def read_case(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a case; DataError where they are missing or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{file}: cannot be read ({error}); copy it again") from None
+
+
+def compare(folder: Path, run: RunCase, quiet: bool = True) -> list[Outcome]:
+    """How far `run` is from what the cases of `folder` recorded, with progress on stderr unless `quiet`."""
     outcomes = []
-    for entry, arrays in read_cases(folder):
-        about, ours, recorded = run(entry, arrays)
-        outcomes.append(Outcome(entry["file"], about, relative_error(ours, recorded)))
+    entries = read_index(folder)
+    with Progress("parity", len(entries), quiet=quiet) as bar:
+        for entry in entries:
+            file = folder / entry["file"]
+            try:
+                about, ours, recorded = run(entry, read_case(file))
+            except (KeyError, TypeError) as error:
+                raise DataError(f"{file}: is no case of this model ({type(error).__name__} {error})") from None
+            outcomes.append(Outcome(entry["file"], about, relative_error(ours, recorded)))
+            bar.advance()
     return outcomes
 
 

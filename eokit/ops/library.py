@@ -22,7 +22,7 @@ from eokit.errors import SetupError, UsageError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_REPORT = PACKAGE / "_build_report.json"
-NAMES = ("reference", "sdpa", "cpu", "triton")
+NAMES = ("reference", "sdpa", "cpu", "triton", "cuda")
 TRITON_FROM = (3, 6)  # the first in which kernels take tuples of strides and all of ours compile without a stack
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs kernels in Python, on CPU tensors: for tests where there is no GPU."""
@@ -47,6 +47,11 @@ SCHEMAS = {
     "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)",
 }
 
+CUDA_OPS = ("attention_forward", "attention_backward", "invert_index", "map_rows", "sum_unmapped")
+"""Those that csrc/cuda implements, as ops of their own with the same schemas: `torch.ops.eokit_cuda`."""
+CUDA_PUBLIC = ("attention", "gather_tokens", "scatter_tokens")
+"""The public ops that stand on them."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -64,6 +69,7 @@ def backends() -> tuple[Backend, ...]:
         Backend("sdpa", True, "torch.nn.functional.scaled_dot_product_attention on views"),
         Backend("cpu", COMPILED, _CPU_REASON),
         Backend("triton", TRITON and (INTERPRETED or torch.cuda.is_available()), _triton_reason()),
+        Backend("cuda", CUDA and torch.cuda.is_available(), _CUDA_REASON),
     )
 
 
@@ -77,6 +83,8 @@ def default_backend() -> str | None:
         require_compiled("EOKIT_BACKEND=cpu")
     if _REQUESTED == "triton":
         require_triton("EOKIT_BACKEND=triton")
+    if _REQUESTED == "cuda":
+        require_cuda("EOKIT_BACKEND=cuda")
     return _REQUESTED
 
 
@@ -91,6 +99,16 @@ def takes_compiled(x: torch.Tensor) -> bool:
 def takes_triton(x: torch.Tensor) -> bool:
     """Whether Triton is there and takes tensors like x."""
     return TRITON and x.dtype in COMPILED_DTYPES and (x.device.type == "cuda" or INTERPRETED)
+
+
+def takes_cuda(x: torch.Tensor) -> bool:
+    """Whether the CUDA library is there and takes tensors like x; its attention takes no float32."""
+    return CUDA and x.dtype in COMPILED_DTYPES and x.device.type == "cuda"
+
+
+def runs_cuda(x: torch.Tensor) -> bool:
+    """Whether the CUDA library was asked for and takes tensors like x."""
+    return default_backend() == "cuda" and takes_cuda(x)
 
 
 def runs_kernels(x: torch.Tensor) -> bool:
@@ -118,13 +136,23 @@ OPS = {
 
 
 def placement(device: str = "cpu") -> dict[str, str]:
-    """Op -> where float32 on `device` runs here: "cpu", "triton", "sdpa", "reference", or "streamed", tile by tile."""
+    """Op -> where it runs here on `device`: "cpu", "triton", "cuda", "sdpa", "reference", or "streamed", tile by tile.
+
+    Of float32, or of bfloat16 where "cuda" was asked for.
+    """
     wanted = default_backend()
     if wanted == "reference":
         return dict.fromkeys(OPS, "reference")
+    if wanted == device == "cuda":
+        return placement_of_cuda()
     ours = {"cpu": COMPILED and "cpu", "cuda": TRITON and "triton"}.get(device) or None
     kernels = ours if wanted == ours or (wanted is None and ours != "triton") else None
     return {op: best if best == "streamed" else kernels or other for op, (best, other) in OPS.items()}
+
+
+def placement_of_cuda() -> dict[str, str]:
+    """Of the ops that csrc/cuda has kernels for; the others stay where they are without any."""
+    return {op: "cuda" if op in CUDA_PUBLIC else other for op, (_, other) in OPS.items()}
 
 
 def register(
@@ -195,6 +223,27 @@ def _triton_reason() -> str:
     )
 
 
+def require_cuda(wanted_by: str) -> None:
+    """Raise SetupError if the CUDA library is not there."""
+    if not CUDA:
+        raise SetupError(f"{wanted_by} needs the CUDA kernels, which are missing: {_CUDA_REASON}")
+
+
+def _load_cuda() -> tuple[bool, str]:
+    """Load eokit/_C_cuda*.so into torch.ops.eokit_cuda; (True, where it is) or (False, why not)."""
+    found = sorted(PACKAGE.glob("_C_cuda.*so")) + sorted(PACKAGE.glob("_C_cuda.*pyd"))
+    if not found:
+        return False, _why_not_built("_C_cuda")
+    if torch.version.cuda is None:
+        return False, f"{found[0].name} is there, but this torch has no CUDA"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except (OSError, RuntimeError) as error:
+        return False, f"{found[0].name} does not load: {str(error).splitlines()[0]}"
+    seen = "" if torch.cuda.is_available() else ", but torch sees no CUDA device"
+    return True, f"kernels from {found[0].name} for CUDA tensors{seen}"
+
+
 def _load_compiled() -> tuple[bool, str]:
     """Load eokit/_C*.so into torch.ops; (True, where it is) or (False, why not)."""
     if _REQUESTED == "reference":
@@ -203,7 +252,7 @@ def _load_compiled() -> tuple[bool, str]:
         return False, "not loaded, TRITON_INTERPRET=1 runs Triton kernels on a CPU in its place"
     found = sorted(PACKAGE.glob("_C.*so")) + sorted(PACKAGE.glob("_C.*pyd"))
     if not found:
-        return False, _why_not_built()
+        return False, _why_not_built("_C")
     try:
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
@@ -213,11 +262,12 @@ def _load_compiled() -> tuple[bool, str]:
     return True, f"{used} kernels from {found[0].name}{unknown}"
 
 
-def _why_not_built() -> str:
+def _why_not_built(library: str) -> str:
     try:
-        reason = json.loads(BUILD_REPORT.read_text())["_C"]
+        reason = json.loads(BUILD_REPORT.read_text())[library]
     except (OSError, ValueError, KeyError):
-        reason = "it was never built; install eokit with a C++ compiler on the path"
+        compiler = "a CUDA build of torch and nvcc" if library == "_C_cuda" else "a C++ compiler"
+        reason = f"it was never built; install eokit with {compiler} on the path"
     return f"no compiled library in {PACKAGE}: {reason}"
 
 
@@ -227,3 +277,6 @@ TRITON, _TRITON_REASON = _find_triton()
 if not COMPILED:
     for _name, _schema in SCHEMAS.items():
         torch.library.define(f"eokit::{_name}", _schema)
+for _name in CUDA_OPS:
+    torch.library.define(f"eokit_cuda::{_name}", SCHEMAS[_name])
+CUDA, _CUDA_REASON = _load_cuda()

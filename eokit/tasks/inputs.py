@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,8 +15,11 @@ from torch import Tensor
 from eokit.data.folds import Split
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch
-from eokit.data.spec import LabelSpec
+from eokit.data.spec import LabelSpec, ModalitySpec
+from eokit.data.statistics import make_preprocessing
 from eokit.errors import DataError, EokitError, UsageError, WeightsError
+from eokit.models.base import Encoder, Expected
+from eokit.models.bundle import OpenPreprocessing
 from eokit.progress import Progress
 
 if TYPE_CHECKING:
@@ -73,12 +77,19 @@ def say_split(split: Split) -> str:
     return ", ".join(f"{name} {' '.join(map(str, folds)) or '-'}" for name, folds in split._asdict().items())
 
 
-def match_inputs(preprocessing: Preprocessing, store: Store, source: str) -> tuple[Preprocessing, list[str]]:
+def match_inputs(
+    preprocessing: Preprocessing, store: Store, source: str, modalities: Sequence[str] | None = None
+) -> tuple[Preprocessing, list[str]]:
     """The inputs of a model that `store` has, read as this store keeps them, and a note for each one it lacks.
 
+    modalities: only these, all of which must be there; None: all.
     Band order and normalisation stay the model's; scale and nodata are how the store writes numbers. Other bands or
-    sensors, or no modality in common, are a WeightsError.
+    sensors, or no modality in common, are a WeightsError. An open preprocessing is filled by `own_inputs`.
     """
+    if isinstance(preprocessing, OpenPreprocessing):
+        matched, notes = own_inputs(preprocessing.encoder, store, source, modalities)
+        by = f"{', '.join(matched.inputs)}: standardised by the statistics of {store.path} over all its folds"
+        return matched, [*notes, f"{by}, as {source} has none"]
     common = [name for name in preprocessing.inputs if name in store.modalities]
     if not common:
         raise WeightsError(
@@ -91,7 +102,59 @@ def match_inputs(preprocessing: Preprocessing, store: Store, source: str) -> tup
         preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(store.path))
         inputs[name] = replace(preprocessing.inputs[name], scale=spec.scale, nodata=spec.nodata)
     missing = [name for name in preprocessing.inputs if name not in common]
-    return Preprocessing(inputs), [f"{name}: not in {store.path}, left out" for name in missing]
+    matched = Preprocessing(inputs)
+    notes = [f"{name}: not in {store.path}, left out" for name in missing]
+    return (matched if modalities is None else only(matched, modalities)), notes
+
+
+def own_inputs(
+    encoder: Encoder, store: Store, source: str, modalities: Sequence[str] | None = None
+) -> tuple[Preprocessing, list[str]]:
+    """Every modality of `store` that `encoder` takes, or `modalities`, standardised by the store's own statistics.
+
+    Bands or pixels of another order or size than the weights expect, or nothing to take, are a WeightsError.
+    """
+    taken = [name for name, spec in store.modalities.items() if encoder.takes(name, len(spec.bands))]
+    if not taken:
+        takes = ", ".join(f"{name} ({bands})" for name, bands in encoder.config.modalities.items())
+        there = ", ".join(f"{name} ({len(spec.bands)})" for name, spec in store.modalities.items())
+        raise WeightsError(
+            f"{source} takes (bands) {takes}, {store.path} has {there}: no modality of so many bands in common"
+        )
+    notes = [f"{name}: not taken by the model, left out" for name in store.modalities if name not in taken]
+    if modalities is not None:
+        _check_among(modalities, taken)
+        taken, notes = list(modalities), []
+    for name in taken:
+        spec = store.modalities[name]
+        notes += _differences(spec, encoder.expected(name, len(spec.bands)), str(store.path))
+    return make_preprocessing(store, taken), notes
+
+
+def _differences(spec: ModalitySpec, expected: Expected | None, where: str) -> list[str]:
+    """A note where bands only have other names; a band in another place, or other pixels, are a WeightsError."""
+    if expected is None:
+        return []
+    ours, theirs = " ".join(spec.bands), " ".join(expected.bands)
+    places = {band: place for place, band in enumerate(expected.bands)}
+    if any(places.get(band, place) != place for place, band in enumerate(spec.bands)):
+        raise WeightsError(f"{where}: {spec.name} holds bands {ours}, the weights expect {theirs} in this order")
+    if not math.isclose(spec.gsd, expected.gsd, rel_tol=0.01):
+        raise WeightsError(
+            f"{where}: {spec.name} has pixels of {spec.gsd:g} m, the weights expect {expected.gsd:g} m; resample it"
+        )
+    return [] if ours == theirs else [f"{spec.name}: bands {ours} are read as {theirs}"]
+
+
+def only(preprocessing: Preprocessing, names: Sequence[str]) -> Preprocessing:
+    """The inputs called `names`; one that is not there is a UsageError."""
+    _check_among(names, list(preprocessing.inputs))
+    return Preprocessing({name: preprocessing.inputs[name] for name in names})
+
+
+def _check_among(names: Sequence[str], there: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in there]:
+        raise UsageError(f"modality {missing[0]!r} is not among {', '.join(there)}")
 
 
 def label_layer(store: Store, name: str | None = None) -> tuple[LabelSpec, list[str]]:

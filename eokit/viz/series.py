@@ -73,9 +73,10 @@ def physical(spec: ModalitySpec, stored: NDArray) -> NDArray[np.float32]:
 def clearest_dates(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """`count` dates of (T, H, W) one band, spread over the season: in each part of it the one that looks most usual.
 
-    Clouds lie above the median of a pixel through time and shadows below, so both count as unusual, as does nodata.
+    Clouds lie above the lower quartile of a pixel through time and shadows below, so both count as unusual, as does
+    nodata. The median would be a cloud where more than half of the dates are cloudy.
     """
-    usual = _median(values[:, ::2, ::2])
+    usual = _lower_quartile(values[:, ::2, ::2])
     strange = np.abs(values[:, ::2, ::2] - usual)
     strange = np.where(np.isnan(strange), np.nanmax(strange) if np.isfinite(strange).any() else 1.0, strange)
     score = strange.mean(axis=(1, 2))
@@ -146,9 +147,9 @@ def class_series(store: Store, modality: str, label: str, samples: Sequence[int]
     return Series(quantity.name, label, (edges[:-1] + edges[1:]) / 2, quartiles, pixels, note)
 
 
-def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The median through time without NaN's warnings: (H, W), NaN where a pixel was never seen."""
+def _lower_quartile(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The lower quartile through time without NaN's warnings: (H, W), NaN where a pixel was never seen."""
     ordered = np.sort(values, axis=0)  # NaN last
     seen = (~np.isnan(values)).sum(axis=0)
-    middle = np.maximum(seen - 1, 0) // 2
-    return np.take_along_axis(ordered, middle[None], axis=0)[0]
+    at = np.minimum((seen + 1) // 4, np.maximum(seen - 1, 0))
+    return np.take_along_axis(ordered, at[None], axis=0)[0]

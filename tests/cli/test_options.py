@@ -22,12 +22,18 @@ OPTIONS = {
     "datasets list": "",
     "datasets info": "",
     "datasets check": "",
+    "models list": "",
+    "models info": "",
+    "models parity": "",
+    "models convert": "--data --overwrite",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
     "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --random-init --train-folds --val-folds"
     " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
     "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --random-init"
     " --modalities --dates --max-tokens --limit --batch-size --workers --device --seed --out --plot",
+    "embed": f"{SETTINGS} --level --modality --patch-metres --format --dtype --folds --modalities --dates --limit"
+    " --batch-size --workers --device --resume --overwrite --dry-run",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
     " --workers --device --resume --overwrite --dry-run",
     "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"
@@ -100,14 +106,18 @@ def quick(verb, store, bundle):
         "inspect": ("inspect", store.path),
         "datasets list": ("datasets", "list"),
         "datasets info": ("datasets", "info", "pastis"),
+        "models list": ("models", "list"),
+        "models info": ("models", "info", "anysat"),
         "pretrain": ("pretrain", *data, "--dry-run", "--device", "cpu"),
         "finetune": ("finetune", bundle, *data, "--dry-run", "--device", "cpu"),
         "evaluate": ("evaluate", bundle, *data, "--protocol", "knn"),
+        "embed": ("embed", bundle, store.path, "toy.zarr", "--overwrite"),
         "doctor": ("doctor",),
     }[verb]
 
 
-TALKING = ("prepare", "inspect", "datasets list", "datasets info", "pretrain", "finetune", "evaluate", "doctor")
+TALKING = ("prepare", "inspect", "datasets list", "datasets info", "models list", "models info", "pretrain", "finetune",
+           "evaluate", "embed", "doctor")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", TALKING)

@@ -202,7 +202,7 @@ def test_ctrl_c_ends_with_130_and_resume_gives_the_uninterrupted_map(eokit, bund
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     progress = tmp_path / "map.tif.partial" / "progress.json"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (progress.exists() and json.loads(progress.read_text())["rows_done"]):
+    while time.monotonic() < deadline and not (progress.exists() and json.loads(progress.read_text())["done"]):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]

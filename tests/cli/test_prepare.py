@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eokit.data.formats import FORMATS
 from eokit.data.store import Store
 from eokit_cli.main import main
 from tests.data.formats import trees
@@ -199,6 +200,23 @@ def test_a_synthetic_season_needs_no_data_and_says_what_it_is(eokit, tmp_path, a
     assert "synthetic" in out.lower()
     assert len(store) == 2
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["synthetic.zarr"], "the season itself is removed"
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "pastis"])
+def test_a_synthetic_copy_of_every_data_set_becomes_a_store(eokit, tmp_path, name):
+    code, out, _ = eokit("prepare", name, "--synthetic", "--limit", 1, "--workers", 1)
+    store = Store.open(tmp_path / "data" / "synthetic.zarr")
+    assert code == 0
+    assert store.synthetic
+    assert "synthetic" in out.lower()
+    assert (len(store), store.dataset) == (1, f"{name}-layout")
+
+
+def test_a_size_is_refused_where_patches_have_one(eokit, tmp_path):
+    code, _, err = eokit("prepare", "treesatai", "--synthetic", "--size", 32, "--workers", 1)
+    assert code == 2
+    assert "size=32: patches of treesatai have one size" in err[-1]
+    assert not list(tmp_path.glob("data/*"))
 
 
 @pytest.mark.parametrize("wrong", [("--seed", -1), ("--size", 0), ("--size", 7)])

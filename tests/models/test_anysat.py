@@ -11,11 +11,12 @@ from eokit.data.sample import Batch, Series, Where
 from eokit.errors import ArgumentError, UsageError, WeightsError
 from eokit.models.anysat import PRESETS, reference
 from eokit.models.anysat.model import EVERY_SENSOR, calendar
-from eokit.models.anysat.official import encoder_tensors, from_official, official_key
+from eokit.models.anysat.official import encoder_tensors, from_official
 from eokit.models.anysat.positions import bucket_choice, buckets, date_code, grid_code
 from eokit.models.anysat.sensors import SENSORS, sensor_of
 from eokit.models.registry import build_encoder
 
+from .anysat_files import bare, full, published, wrapped
 from .batches import random_batch, random_series
 from .contract import EncoderContract, assert_same
 
@@ -62,6 +63,18 @@ def test_all_eleven_sensors_make_one_map():
     encoder = build_encoder("anysat", None, {"width": 64, "depth": 1, "patch_metres": 30}).eval()
     features = encoder(every_sensor_on_120_metres())
     assert features.patch.shape == (2, 64, 4, 4)
+    assert features.tile.isfinite().all()
+
+
+def test_a_sensor_of_one_pixel_may_have_gaps_beside_finer_ones():
+    encoder = build_encoder("anysat", None, {"width": 64, "depth": 1, "patch_metres": 30}).eval()
+    batch = every_sensor_on_120_metres()
+    for name in ("modis", "s2"):
+        batch.series[name].valid[1, 0] = False
+        batch.series[name].valid[0] = False
+    features = encoder(batch)
+    assert features.seen.shape == (2, 4, 4)
+    assert features.seen.all()
     assert features.tile.isfinite().all()
 
 
@@ -229,37 +242,10 @@ def test_the_fused_forward_is_the_plain_one(names, form, dense):
 # --- Published layouts ------------------------------------------------------------------------------------------------
 
 
-def published(encoder) -> dict[str, torch.Tensor]:
-    """The encoder's tensors as the published file has them."""
-    ones = {"cls_token": 2, "q_learned": 2, "lookup_table_weight": 1}
-    found = {}
-    for ours, x in encoder.state_dict().items():
-        key = official_key(ours, encoder.config.depth)
-        count = next((n for end, n in ones.items() if key.endswith(end)), 0)
-        found[key] = x.reshape((*[1] * count, *x.shape)).clone()
-    return found
-
-
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
     return build_encoder("anysat", "tiny")
-
-
-def bare(state):
-    return {"state_dict": state}
-
-
-def wrapped(state):
-    twice = {key: x for key, x in state.items() if key.startswith("spatial_encoder.")}
-    return {f"model.{key}": x for key, x in state.items()} | twice
-
-
-def full(state):
-    noise = {key: torch.randn_like(x) for key, x in state.items()}
-    rest = {"model.predictor.norm.weight": torch.ones(4), "model.masked_token": torch.zeros(4)}
-    teacher = {f"target_encoder.{key}": x for key, x in state.items()}
-    return {"state_dict": {f"model.encoder.{key}": x for key, x in noise.items()} | teacher | rest}
 
 
 @pytest.mark.parametrize("layout", [bare, wrapped, full])
@@ -299,3 +285,28 @@ def test_something_else_is_no_checkpoint_of_anysat():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     assert build_encoder("anysat", preset).width == PRESETS[preset].get("width", 768)
+
+
+# --- What it takes --------------------------------------------------------------------------------------------------
+
+
+def test_a_modality_of_another_number_of_bands_is_read_by_the_sensor_that_has_them():
+    torch.manual_seed(0)
+    encoder = build_encoder("anysat", None, SMALL | {"modalities": {"s1-asc": 2, "s1": 3}}).eval()
+    one = random_series("s1-asc", 3)
+    where = tuple(Where(str(number)) for number in range(3))
+    assert encoder.takes("s1-asc", 3)
+    assert_same(encoder(Batch({"s1-asc": one}, where)), encoder(Batch({"s1": one}, where)), tolerance=0)
+    assert encoder(Batch({"s1-des": one}, where), dense="s1-des").dense.shape == (3, 128, 16, 16)
+
+
+def test_it_takes_only_what_it_has_a_projector_for():
+    encoder = build_encoder("anysat", None, SMALL)
+    assert [encoder.takes("s2", 10), encoder.takes("s1-des", 3)] == [True, True]
+    assert not any((encoder.takes("s2", 4), encoder.takes("s1-asc", 2), encoder.takes("spot", 3)))
+
+
+def test_it_expects_the_bands_and_pixels_of_the_sensor():
+    encoder = build_encoder("anysat", None, SMALL | {"modalities": {"aerial": 4}})
+    assert encoder.expected("aerial", 4) == (("NIR", "G", "B", "R"), 0.2)
+    assert encoder.expected("s2", 10) is None

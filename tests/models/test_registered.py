@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
+import torch
 
 from eokit.errors import UsageError
-from eokit.models.registry import FAMILIES, build_encoder, presets
+from eokit.models.registry import FAMILIES, build_encoder, get_info, presets
 
 from .contract import EncoderContract
 
@@ -32,3 +33,17 @@ def test_an_unknown_family_is_refused_with_the_known_ones():
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="no preset 'huge'; presets: paper, parcel, tiny"):
         build_encoder("cropsts", "huge")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_facts_of_a_family_are_those_of_its_module(family):
+    info = get_info(family)
+    assert info.name == family
+    assert list(info.presets) == list(presets(family))
+
+
+@pytest.mark.parametrize(("family", "preset"), [(family, one) for family in FAMILIES for one in presets(family)])
+def test_every_preset_has_the_parameters_that_its_facts_say(family, preset):
+    with torch.device("meta"):
+        encoder = build_encoder(family, preset)
+    assert sum(one.numel() for one in encoder.parameters()) == get_info(family).presets[preset]

@@ -23,3 +23,16 @@ def instruction_set():
         pytest.skip("the compiled library is not there")
     yield torch.ops.eokit.select_instruction_set
     torch.ops.eokit.select_instruction_set("auto")
+
+
+@pytest.fixture
+def instruction_set_or_skip(instruction_set):
+    """As `instruction_set`, but a set that this CPU or build does not have skips the test."""
+
+    def use(name):
+        try:
+            instruction_set(name)
+        except RuntimeError:
+            pytest.skip(f"this CPU or build has no {name}")
+
+    return use

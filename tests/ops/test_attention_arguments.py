@@ -27,7 +27,7 @@ K = torch.zeros(2, 3, 7, 2, 8)
         ({"bias": torch.zeros(5, 5)}, ["bias has shape (5, 5)", "(2, 3, 2, 5, 7)"]),
         ({"bias": torch.zeros(5, 7).int()}, ["bias is torch.int32", "floating"]),
         ({"scale": float("nan")}, ["scale is nan", "finite"]),
-        ({"backend": "cuda"}, ["backend is 'cuda'", "reference, sdpa, cpu"]),
+        ({"backend": "gpu"}, ["backend is 'gpu'", "reference, sdpa, cpu, triton, cuda"]),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else None,
 )

@@ -150,7 +150,7 @@ def test_the_reference_and_sdpa_are_always_there():
 
 def test_an_unknown_backend_in_the_environment_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(library, "_REQUESTED", "gpu")
-    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu, triton"):
+    with pytest.raises(UsageError, match="EOKIT_BACKEND is 'gpu', expected one of reference, sdpa, cpu, triton, cuda"):
         library.default_backend()
 
 

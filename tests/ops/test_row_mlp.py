@@ -1,37 +1,21 @@
 """The row MLP follows its formula in value and gradient, however many blocks, and its fused norm is exact."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eokit.errors import ArgumentError
-from eokit.ops import row_mlp, use_backend
+from eokit.ops import row_mlp
 from eokit.ops.row_mlp import blocked, reference
 from tests.ops.conftest import compiled
+from tests.ops.row_cases import make_rows as make
+from tests.ops.row_cases import run_mlp as run
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(blocked, "ROWS", 5)
-
-
-def make(rows, widths, dtype=torch.float64):
-    layers = []
-    for inputs, outputs in pairwise(widths):
-        layers.append([torch.randn(outputs, inputs) / inputs**0.5, *torch.randn(3, outputs)])
-    return torch.randn(rows, widths[0]).to(dtype), [[one.to(dtype) for one in layer] for layer in layers]
-
-
-def run(backend, dtype, case, groups, grad):
-    x, layers = case
-    x = x.to(dtype).requires_grad_()
-    layers = [[one.to(dtype).requires_grad_() for one in layer] for layer in layers]
-    with use_backend(backend):
-        out = row_mlp(x, layers, groups=groups)
-    return out, *torch.autograd.grad(out, [x, *(one for layer in layers for one in layer)], grad.to(dtype))
 
 
 @compiled
@@ -51,11 +35,8 @@ def test_it_follows_the_formula(rows, widths, groups, seed):
 @pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("width", [96, 100, 768])
-def test_the_fused_norm_of_every_instruction_set_is_as_exact_as_torch(instruction_set, name, dtype, width):
-    try:
-        instruction_set(name)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {name}")
+def test_the_fused_norm_of_every_instruction_set_is_as_exact_as_torch(instruction_set_or_skip, name, dtype, width):
+    instruction_set_or_skip(name)
     torch.manual_seed(0)
     z, grad = torch.randn(7, width).to(dtype) + 3, torch.randn(7, width).to(dtype)
     weight, bias = torch.randn(2, width)

@@ -8,27 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eokit.errors import ArgumentError
-from eokit.ops import temporal_pool, use_backend
+from eokit.ops import temporal_pool
 from tests.ops.conftest import compiled
-
-
-def make(samples, pixels, dates, heads, values, dtype=torch.float64, mask=None):
-    x = torch.randn(samples, pixels, dates, heads * values, dtype=dtype)
-    queries = torch.randn(heads, heads * values, dtype=dtype) / math.sqrt(heads * values)
-    positions = torch.randn(samples, dates, values, dtype=dtype)
-    shape = {None: None, "dates": (samples, 1, dates), "pixels": (samples, pixels, dates)}[mask]
-    key_mask = None if shape is None else torch.rand(shape) > 0.4
-    if mask == "pixels":
-        key_mask[0, 0] = False
-    return x, queries, positions, key_mask
-
-
-def run(backend, dtype, given_, grad):
-    x, queries, positions, key_mask = given_
-    x, queries = (one.to(dtype).requires_grad_() for one in (x, queries))
-    with use_backend(backend):
-        out = temporal_pool(x, queries, positions.to(dtype), key_mask=key_mask)
-    return out, *torch.autograd.grad(out, (x, queries), grad.to(dtype))
+from tests.ops.row_cases import make_series as make
+from tests.ops.row_cases import run_pool as run
 
 
 def test_it_is_attention_with_one_learned_query_and_slices_as_values():
@@ -64,11 +47,8 @@ def test_the_kernels_follow_the_reference(samples, pixels, dates, heads, values,
 @compiled
 @pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_instruction_set_is_as_exact_as_the_reference(instruction_set, name, dtype):
-    try:
-        instruction_set(name)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {name}")
+def test_every_instruction_set_is_as_exact_as_the_reference(instruction_set_or_skip, name, dtype):
+    instruction_set_or_skip(name)
     torch.manual_seed(0)
     x, queries, positions, mask = make(2, 5, 61, 16, 48, mask="pixels")
     case = (x.to(dtype).double(), queries.to(dtype).double(), positions.to(dtype).double(), mask)

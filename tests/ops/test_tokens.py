@@ -9,12 +9,7 @@ from eokit.errors import ArgumentError
 from eokit.ops import gather_tokens, scatter_tokens, use_backend
 from eokit.ops.tokens import reference
 from tests.ops.conftest import compiled
-
-
-def choose(batch, length, count):
-    return (
-        torch.stack([torch.randperm(length)[:count] for _ in range(batch)]) if batch else torch.empty(0, count).long()
-    )
+from tests.ops.row_cases import choose
 
 
 def leaf(*shape, dtype=torch.float32):
@@ -133,11 +128,8 @@ def test_any_number_of_threads_gives_the_same_bits():
 @compiled
 @pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_instruction_set(instruction_set, name, dtype):
-    try:
-        instruction_set(name)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {name}")
+def test_every_instruction_set(instruction_set_or_skip, name, dtype):
+    instruction_set_or_skip(name)
     visible, index, pos, mask_token = (torch.randn(2, 5, 43), choose(2, 9, 5), torch.randn(9, 43), torch.randn(43))
     visible, pos, mask_token = (x.to(dtype) for x in (visible, pos, mask_token))
     ours = scatter_tokens(visible, index, 9, mask_token, pos)

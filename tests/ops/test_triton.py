@@ -15,8 +15,8 @@ import torch
 from eokit.errors import ArgumentError, SetupError
 from eokit.ops import attention, backends, gather_tokens, library, placement, row_mlp, scatter_tokens, use_backend
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
-from tests.ops.test_temporal_pool import make as make_series
-from tests.ops.test_temporal_pool import run as pool
+from tests.ops.row_cases import assert_as_exact_as, choose, make_rows, make_series, run_mlp
+from tests.ops.row_cases import run_pool as pool
 
 installed = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install 'eokit[triton]'"
@@ -146,10 +146,6 @@ def test_the_ops_pass_opcheck():
     torch.library.opcheck(torch.ops.eokit.attention_forward.default, (q, k, v, None, bias_t, 0.25))
 
 
-def choose(batch, length, count):
-    return torch.stack([torch.randperm(length)[:count] for _ in range(batch)])
-
-
 @interpreted
 @every_dtype
 @pytest.mark.parametrize("own", [None, False, True])
@@ -203,6 +199,34 @@ def test_the_fused_norm_is_as_exact_as_torch(dtype, width, poisoned):
 
 
 @interpreted
+@every_dtype
+@pytest.mark.parametrize(("inputs", "features", "groups"), [(10, 96, 4), (96, 400, 4), (33, 256, 1), (17, 44, 2)])
+def test_a_layer_with_norm_and_relu_as_epilogue_is_as_exact_as_torch(dtype, inputs, features, groups, poisoned):
+    from eokit.ops.row_mlp import reference, triton_gemm
+
+    torch.manual_seed(0)
+    x, weight = torch.randn(137, inputs).to(dtype), (torch.randn(features, inputs) / inputs**0.5).to(dtype)
+    bias, (gain, shift) = torch.randn(features).to(dtype), torch.randn(2, features)
+    ours, layer = x.new_empty(137, features), (weight, bias, gain, shift)
+    triton_gemm.linear_norm_relu(x, *layer, groups, 1e-5, ours)
+    theirs = reference.row_mlp(x, [layer], groups, 1e-5)
+    exact = reference.row_mlp(x.double(), [[one.double() for one in layer]], groups, 1e-5)
+    assert_as_exact_as([ours], [theirs], [exact])
+
+
+@interpreted
+def test_a_layer_is_one_kernel_in_half_precision_where_its_groups_fit(monkeypatch):
+    from eokit.ops.row_mlp import triton_gemm
+
+    widths, run = [], triton_gemm.linear_norm_relu
+    monkeypatch.setattr(triton_gemm, "linear_norm_relu", lambda *x: widths.append(len(x[1])) or run(*x))
+    x, layers = make_rows(3, (10, 96, 1536, 16))
+    for dtype in (torch.float16, torch.float32):
+        run_mlp("triton", dtype, (x, layers), 4, torch.ones(3, 16))
+    assert widths == [96, 16]
+
+
+@interpreted
 def test_the_row_mlp_stands_on_it():
     layers = [[torch.randn(16, 12), *torch.randn(3, 16)], [torch.randn(8, 16), *torch.randn(3, 8)]]
     x = torch.randn(13, 12)
@@ -223,9 +247,7 @@ def test_pooling_is_as_exact_as_the_reference(dtype, shape, poisoned):
     grad = torch.randn(samples, pixels, heads * values).to(dtype).double()
     exact = pool("reference", torch.float64, case, grad)
     ours, theirs = pool("triton", dtype, case, grad), pool("reference", dtype, case, grad)
-    for a, b, truth in zip(ours, theirs, exact, strict=True):
-        limit = 2 * (b - truth).abs().max() + torch.finfo(dtype).eps * truth.abs().max()
-        assert (a - truth).abs().max() <= limit
+    assert_as_exact_as(ours, theirs, exact)
 
 
 @interpreted

@@ -1,5 +1,6 @@
 """Every shipped Triton configuration compiles for every target, without a GPU, and keeps to its registers."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -25,7 +26,7 @@ POINTERS = {"key_mask": "*u8", "mask": "*u8", "map": "*i64"}
 FLOATS = {"bias_t", "lse", "sums", "gain", "shift", "gain_sums", "shift_sums"}
 FLOATS |= {"queries", "bias", "query_sums", "bias_sums"}
 SIZES = {"inner", "heads", "lq", "lk", "own_inner", "own_heads", "shared", "shared_inner", "shared_heads", "parts"}
-SIZES |= {"count", "groups", "width", "rows", "dim", "position_rows", "pixels", "dates", "head_count"}
+SIZES |= {"inputs", "count", "groups", "width", "rows", "dim", "position_rows", "pixels", "dates", "head_count"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ def other_jobs():
             warps = tile.pop("num_warps")
             for kernel in ("norm_relu_kernel", "norm_relu_backward_kernel"):
                 yield Job("eokit.ops.row_mlp.triton", kernel, element, tile, warps)
+
+
+def gemm_jobs():
+    gemm = import_module("eokit.ops.row_mlp.triton_gemm")
+    for element, padded in itertools.product(("bf16", "fp16"), gemm.TILES):
+        constants = gemm.tile_of(padded) | {"PRECISION": "ieee", "UPCAST": False}
+        options = [constants.pop(what) for what in ("num_warps", "num_stages")]
+        yield Job("eokit.ops.row_mlp.triton_gemm", "linear_norm_relu_kernel", element, constants, *options)
 
 
 def pool_jobs():
@@ -139,7 +148,9 @@ def use_cache(folder):
     os.environ["TRITON_CACHE_DIR"] = str(folder)
 
 
-@pytest.mark.parametrize("jobs", [attention_jobs, pool_jobs, other_jobs], ids=["attention", "pool", "others"])
+@pytest.mark.parametrize(
+    "jobs", [attention_jobs, pool_jobs, gemm_jobs, other_jobs], ids=["attention", "pool", "gemm", "others"]
+)
 def test_every_shipped_configuration_compiles_without_a_stack(jobs, tmp_path):
     pairs = [(job, target) for job in jobs() for target in TARGETS]
     with ProcessPoolExecutor(2, get_context("spawn"), use_cache, (tmp_path,)) as pool:

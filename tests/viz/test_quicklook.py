@@ -142,6 +142,12 @@ def test_cloudy_and_shaded_dates_are_not_chosen():
     assert not set(clearest_dates(values, 3)) & {0, 1, 3, 4, 7}
 
 
+def test_a_clear_date_is_chosen_where_most_are_cloudy():
+    values = np.full((10, 8, 8), 6000.0, dtype=np.float32)
+    values[[0, 3, 6, 9]] = 500.0
+    assert clearest_dates(values, 2).tolist() == [0, 6]
+
+
 def test_dates_of_the_picture_are_spread_over_the_season():
     dates = clearest_dates(np.zeros((50, 4, 4), np.float32), 5)
     assert (np.diff(dates) > 0).all()

@@ -20,6 +20,7 @@ FORMATS = {
     "treesatai": "eokit.data.formats.treesatai",
     "planted": "eokit.data.formats.planted",
     "flair": "eokit.data.formats.flair",
+    "s2naip": "eokit.data.formats.s2naip",
 }
 
 

@@ -140,10 +140,10 @@ class FlairSource:
         if modality == AERIAL:
             return _inner(read_image(patch.image))[None]
         dates = self.dates[entry.id]
-        stored, _ = store_reflectance(_window(patch.series, patch)[dates])
+        stored, _ = store_reflectance(_window(patch.series.path, patch)[dates])
         limit = self.about.options["cloud_nodata"]
         if limit is not None:
-            hidden = (_window(masks_of(patch.series), patch)[dates] >= limit).any(axis=1)
+            hidden = (_window(masks_of(patch.series.path), patch)[dates] >= limit).any(axis=1)
             np.copyto(stored, NODATA, where=hidden[:, None])
         return stored
 
@@ -167,18 +167,18 @@ class FlairSource:
 
 def _dates(patch: Patch, about: About) -> np.ndarray:
     """Which dates of the series of a patch are kept, by ascending day."""
-    _, order = in_order(patch.days)
-    order = np.arange(len(patch.days)) if order is None else order
+    _, order = in_order(patch.series.days)
+    order = np.arange(len(patch.series.days)) if order is None else order
     if about.options["cloudy_dates"] == "keep":
         return order
-    masks = _window(masks_of(patch.series), patch)
+    masks = _window(masks_of(patch.series.path), patch)
     clear = (masks >= PROBABILITY).mean(axis=(2, 3)).sum(axis=1) < SHARE
     return order[clear[order]]
 
 
 def _window(path: Path, patch: Patch) -> np.ndarray:
     """(T, C, 10, 10): the part of a super-patch that belongs to a patch."""
-    row, column = patch.corner
+    row, column = patch.series.corner
     return np.asarray(_open_series(path)[:, :, row : row + SERIES_EDGE, column : column + SERIES_EDGE])
 
 
@@ -206,17 +206,19 @@ def _look(path: Path, modalities: Sequence[str] | None, limit: int | None) -> _L
     require_geo()
     _open_series.cache_clear()
     root, findings = find(path) or path, Findings()
-    known = (AERIAL, "s2")
-    chosen = choose_modalities(known, modalities, known, INFO.title, root)
-    listed = limited(list_patches(root, findings), limit)
-    tables = read_tables(root, findings)
-    found = [read_patch(one, tables, findings) for one in listed]
-    patches = {patch.id: patch for patch in found if patch is not None}
+    found = [AERIAL] + ["s2"] * any((root / part.sentinel).is_dir() for part in PARTS)
+    chosen = choose_modalities(found, modalities, (AERIAL, "s2"), INFO.title, root)
+    if modalities is None and "s2" not in found:
+        findings.note(f"no folder {PARTS[0].sentinel}: the store has no Sentinel-2")
+    listed, series = limited(list_patches(root, findings), limit), "s2" in chosen
+    tables = read_tables(root, series, findings)
+    read = [read_patch(one, tables, series, findings) for one in listed]
+    patches = {patch.id: patch for patch in read if patch is not None}
     return _Looked(root, chosen, read_about(root, OPTIONS), list(patches.values()), patches, findings)
 
 
 def _entry(patch: Patch, dates: np.ndarray, modalities: Sequence[str]) -> Entry:
-    days = {AERIAL: np.array([patch.day], np.int32), "s2": patch.days[dates]}
+    days = {AERIAL: np.array([patch.day], np.int32), "s2": patch.series.days[dates]}
     grid, transform = patch.grid, patch.grid.transform
     if transform is not None and AERIAL not in modalities:
         a, _, c, _, e, f = transform

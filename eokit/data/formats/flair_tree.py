@@ -51,21 +51,27 @@ SERIES_EDGE, SERIES_GSD = 10, 10.0
 """Pixels of the Sentinel-2 series that are stored of a patch, as AnySat takes them; metres a pixel."""
 
 
+class Around(NamedTuple):
+    """The 10 x 10 px of a super-patch around an image. path: of its data. corner: their first row and column.
+
+    days: (T,) since 1970-01-01 of the whole series.
+    """
+
+    path: Path
+    corner: tuple[int, int]
+    days: np.ndarray
+
+
 @dataclass(frozen=True)
 class Patch:
-    """One patch whose headers were read. corner: first row and column of its part of the super-patch `series`.
-
-    image, label, series: paths. days: (T,) since 1970-01-01 of the whole series; day: that of the image.
-    """
+    """One patch whose headers were read. image, label: paths. day: that of the image."""
 
     id: str
     fold: int
     domain: str
     image: Path
     label: Path
-    series: Path
-    corner: tuple[int, int]
-    days: np.ndarray
+    series: Around
     day: int
     grid: Grid
 
@@ -104,6 +110,9 @@ def list_patches(root: Path, findings: Findings) -> list[Listed]:
             label = root / part.labels / domain / area / "msk" / image.name.replace("IMG", "MSK")
             fold = FOLDS["test"] if part.test else folds.get(domain, FOLDS["train"])
             listed.append(Listed(image.stem, fold, domain, image, label, root / part.sentinel / domain / area))
+    strange = sorted({one.domain for one in listed if folds and one.fold == 1 and one.domain not in folds})
+    if strange:
+        findings.note(f"{SPLITS} does not list {len(strange)} domains (first: {strange[0]}): they train")
     if not listed:
         raise DataError(
             f"{root / PARTS[0].aerial}: no <domain>/<area>/img/IMG_*.tif with labels there; unpack the zips"
@@ -111,20 +120,25 @@ def list_patches(root: Path, findings: Findings) -> list[Listed]:
     return listed
 
 
-def read_tables(root: Path, findings: Findings) -> Tables:
-    """The centroids, which must be there, and the metadata, without which images have only a year."""
+def read_tables(root: Path, series: bool, findings: Findings) -> Tables:
+    """The centroids, which a `series` needs, and the metadata, without which images have only a year."""
+    centroids = _read_json(root / CENTROIDS) if series else {}
     if not (root / METADATA).is_file():
         findings.note(f"no {METADATA}: aerial images get 1 July of the year of their domain")
-        return Tables(_read_json(root / CENTROIDS), {})
-    return Tables(_read_json(root / CENTROIDS), _read_json(root / METADATA))
+        return Tables(centroids, {})
+    return Tables(centroids, _read_json(root / METADATA))
 
 
-def read_patch(listed: Listed, tables: Tables, findings: Findings) -> Patch | None:
-    """The patch as far as headers tell; None where something is wrong, which goes to `findings`."""
+def read_patch(listed: Listed, tables: Tables, series: bool, findings: Findings) -> Patch | None:
+    """The patch as far as headers tell, with its `series` or without; None where something is wrong.
+
+    What is wrong goes to `findings`.
+    """
     what = "series"
+    around = Around(listed.sentinel, (0, 0), np.zeros(0, np.int32))
     try:
-        days, size, series = _series(listed.sentinel)
-        corner = _corner(listed, tables, size)
+        if series:
+            around = _around(listed, tables)
         what = "image"
         grid, day = _grid(listed.image), _day(listed, tables)
         what = "label"
@@ -132,7 +146,7 @@ def read_patch(listed: Listed, tables: Tables, findings: Findings) -> Patch | No
         if (header.bands, header.size) != (1, (PUBLISHED_EDGE,) * 2):
             found = f"{header.bands} bands of {header.size[0]} x {header.size[1]} px"
             raise DataError(f"{listed.label}: {found}, expected 1 band of {PUBLISHED_EDGE} x {PUBLISHED_EDGE} px")
-        return Patch(listed.id, listed.fold, listed.domain, listed.image, listed.label, series, corner, days, day, grid)
+        return Patch(listed.id, listed.fold, listed.domain, listed.image, listed.label, around, day, grid)
     except DataError as error:
         findings.damage(what, error, listed.id)
         return None
@@ -166,15 +180,16 @@ def _series(folder: Path) -> tuple[np.ndarray, tuple[int, int], Path]:
     return days, (shape[2], shape[3]), path
 
 
-def _corner(listed: Listed, tables: Tables, size: tuple[int, int]) -> tuple[int, int]:
-    """First row and column of the 10 x 10 px around the centre of an image."""
+def _around(listed: Listed, tables: Tables) -> Around:
+    """The part of its super-patch that belongs to an image; DataError where it has none."""
+    days, size, path = _series(listed.sentinel)
     centre = tables.centroids.get(listed.image.name)
     if not isinstance(centre, list) or len(centre) != 2 or not all(isinstance(one, int) for one in centre):
         raise DataError(f"{listed.image}: {CENTROIDS} has {centre!r} for it, expected [row, column]")
     row, column = (one - SERIES_EDGE // 2 for one in centre)
     if not (0 <= row <= size[0] - SERIES_EDGE and 0 <= column <= size[1] - SERIES_EDGE):
         raise DataError(f"{listed.image}: its centre {centre} is less than 50 m within its super-patch of {size} px")
-    return row, column
+    return Around(path, (row, column), days)
 
 
 def _grid(path: Path) -> Grid:
@@ -211,7 +226,12 @@ def _read_splits(path: Path, findings: Findings) -> dict[str, int]:
     table = _read_json(path)
     if not all(isinstance(table.get(name), list) for name in FOLDS):
         raise DataError(f'{path}: expected {{"train": ["D004_2021", ...], "val": [...], "test": [...]}}')
-    return {domain: fold for name, fold in FOLDS.items() for domain in table[name]}
+    folds: dict[str, int] = {}
+    for name, fold in FOLDS.items():
+        twice = [domain for domain in table[name] if folds.setdefault(domain, fold) != fold]
+        if twice:
+            raise DataError(f"{path}: {twice[0]} is in {name} and in another list, expected in one of them")
+    return folds
 
 
 def _read_json(path: Path) -> dict[str, Any]:

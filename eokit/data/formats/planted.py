@@ -1,7 +1,7 @@
 """PLANTED: tree species of planted forests of the world, five sensors over patches of 120 m.
 
 The S1 series keeps VV and VH of the three published channels (the third is the angle of incidence) and adds their
-difference in dB; ALOS keeps HH and HV likewise. MODIS is one pixel, stored as if it covered the patch. Steps without a
+difference in dB; ALOS keeps HH and HV likewise. MODIS is the one pixel of 250 m around the patch. Steps without a
 timestamp are left out, masked pixels are nodata. Called by `eokit prepare planted` and `eokit datasets`.
 """
 
@@ -185,11 +185,16 @@ def _point(lonlat: tuple[float, float] | None) -> Any:
     return shapely.Point(*lonlat)
 
 
+def _gsd(name: str) -> float:
+    """Metres a pixel: the share of the patch, but that of the sensor where one pixel is larger than the patch."""
+    return get_sensor("modis").gsd if name == "modis" else EDGE / LAYERS[name].edge
+
+
 def _spec(looked: _Looked) -> StoreSpec:
     series = []
     for name in looked.modalities:
         sensor, bands, dtype, scale, nodata = SPECS[name]
         edge = LAYERS[name].edge
-        series.append(ModalitySpec(name, sensor, bands, (len(bands), edge, edge), dtype, scale, nodata, EDGE / edge))
+        series.append(ModalitySpec(name, sensor, bands, (len(bands), edge, edge), dtype, scale, nodata, _gsd(name)))
     labels = (LabelSpec("class", "uint8", (), SPECIES),)
     return StoreSpec(**looked.about.origin(INFO), modalities=tuple(series), labels=labels)

@@ -14,6 +14,7 @@ WRITERS = {
     "treesatai": "eokit.data.synthetic.treesatai",
     "planted": "eokit.data.synthetic.planted",
     "flair": "eokit.data.synthetic.flair",
+    "s2naip": "eokit.data.synthetic.s2naip",
 }
 """Data sets other than PASTIS, and the module whose `write_synthetic` makes a copy of each."""
 

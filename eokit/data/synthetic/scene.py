@@ -85,7 +85,7 @@ def draw_scenes(patches: int, size: int, seed: int, dates: tuple[int, int]) -> I
     step = max(size, 24)
     season = Season(patches, step, seed, dates, ("s2", "s1-asc", "s1-des"), 3)
     number = 0
-    for index in range(len(PLACES)):
+    for index in (one for one in range(len(PLACES)) if season.patches_of(one)):
         tile = draw_tile(season, index)
         for patch in range(season.patches_of(index)):
             y, x, _, _ = season.window(index, patch)

@@ -28,7 +28,7 @@ from eokit.models.anysat.blocks import (
 from eokit.models.anysat.positions import buckets, grid_code
 from eokit.models.anysat.projectors import ImageProjector, SeriesProjector
 from eokit.models.anysat.sensors import CELL, SENSORS, AnySatSensor, sensor_of
-from eokit.models.base import Encoder, Features, check_bands
+from eokit.models.base import Encoder, Expected, Features, check_bands
 from eokit.nn.patches import SEEN_SHARE
 from eokit.nn.positions import day_of_year
 from eokit.ops import gather_tokens
@@ -145,18 +145,19 @@ class AnySat(Encoder):
     """Projectors by sensor, a spatial encoder for all, a combiner."""
 
     family: ClassVar[str] = "anysat"
+    choices: ClassVar[tuple[str, ...]] = ("patch_metres", "dense")
 
     def __init__(self, config: AnySatConfig) -> None:
         super().__init__()
         self.config, self.width, self.patch_size = config, config.width, config.patch_metres // CELL
-        self.sensors = {name: sensor_of(name, bands) for name, bands in config.modalities.items()}
+        sensors = {sensor_of(name, bands).name for name, bands in config.modalities.items()}
         if config.patch_metres < CELL or config.patch_metres % CELL:
             raise UsageError(f"anysat: patch_metres = {config.patch_metres}; it is a multiple of {CELL}")
         self.projectors = nn.ModuleDict(
             {
                 name: (ImageProjector if SENSORS[name].is_image else SeriesProjector)(SENSORS[name], config.width)
                 for name in SENSORS
-                if name in {sensor.name for sensor in self.sensors.values()}
+                if name in sensors
             }
         )
         self.spatial = SpatialEncoder(config.width, config.depth, config.bias_heads)
@@ -192,24 +193,46 @@ class AnySat(Encoder):
         patch = x[:, 1:].unflatten(1, (h, w)).contiguous().permute(0, 3, 1, 2)
         seen = torch.ones((len(x), h, w), dtype=torch.bool, device=x.device)
         if tokens.seen is not None:
-            seen = torch.stack(list(tokens.seen.values())).any(0).unflatten(1, (h, w))
-        maps = None if dense is None else self.dense(patch, tokens.sub[dense], self.sensors[dense])
+            by_patch = [one for one in tokens.seen.values() if one.shape[1] == h * w]  # not MODIS: one for the tile
+            seen = torch.stack(by_patch).any(0).unflatten(1, (h, w))
+        maps = None if dense is None else self.dense(patch, tokens.sub[dense], observed[dense].sensor)
         return Features(x[:, 0], patch, seen, maps)
+
+    def sensor(self, modality: str, bands: int) -> AnySatSensor | None:
+        """The sensor as which a modality of so many bands is read; None where there is no projector for one."""
+        try:
+            sensor = sensor_of(modality, bands)
+        except UsageError:
+            return None
+        return sensor if sensor.name in self.projectors else None
+
+    def takes(self, modality: str, bands: int) -> bool:
+        """Whether there is a projector: s1-asc with three bands is `s1`, whatever `modalities` calls s1-asc."""
+        return self.sensor(modality, bands) is not None
+
+    def expected(self, modality: str, bands: int) -> Expected | None:
+        """The bands and the resolution of the sensor, which the published weights know."""
+        sensor = self.sensor(modality, bands)
+        return None if sensor is None else Expected(sensor.bands, sensor.gsd)
 
     def observe(self, batch: Batch) -> dict[str, Observed]:
         """The series of a batch as their sensors; dates become those of the model's calendar."""
-        known = self.config.modalities
         if not batch.series:
-            raise ArgumentError(f"the batch holds no series; this encoder takes {', '.join(known)}")
-        observed = {}
-        for name, series in batch.series.items():
-            if name not in known:
-                raise ArgumentError(f"the batch brings modality {name!r}, this encoder takes {', '.join(known)}")
+            raise ArgumentError(f"the batch holds no series; this encoder takes {', '.join(self.config.modalities)}")
+        return {name: self._observed(self._read_as(name, series), series) for name, series in batch.series.items()}
+
+    def _read_as(self, name: str, series: Series) -> AnySatSensor:
+        """The sensor of a series; an ArgumentError where there is none, or where an image has several dates."""
+        known = self.config.modalities
+        sensor = self.sensor(name, series.values.shape[2]) if series.values.ndim == 5 else None
+        if sensor is None and name not in known:
+            raise ArgumentError(f"the batch brings modality {name!r}, this encoder takes {', '.join(known)}")
+        if sensor is None:
             check_bands(name, series, known[name])
-            if self.sensors[name].is_image and series.values.shape[1] != 1:
-                raise ArgumentError(f"{name} has {series.values.shape[1]} dates, expected one image")
-            observed[name] = self._observed(self.sensors[name], series)
-        return observed
+        assert sensor is not None  # every modality has a projector, so `check_bands` has raised
+        if sensor.is_image and series.values.shape[1] != 1:
+            raise ArgumentError(f"{name} has {series.values.shape[1]} dates, expected one image")
+        return sensor
 
     def _observed(self, sensor: AnySatSensor, series: Series) -> Observed:
         dates = calendar(series.days, self.config.season)
@@ -230,6 +253,8 @@ class AnySat(Encoder):
         if unknown := [name for name in keep if name not in projected]:
             raise ArgumentError(f"dense = {unknown[0]!r} is not in the batch, which holds {', '.join(projected)}")
         whole = tuple(name for name, one in projected.items() if one.whole)
+        if coarse := [name for name in keep if name in whole]:
+            raise ArgumentError(f"dense = {coarse[0]!r} has no sub-patches: one token stands for its whole tile")
         patch, sub = self.spatial(projected, keep)
         masks = {name: one.seen for name, one in projected.items()}
         seen = None

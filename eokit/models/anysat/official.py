@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from eokit.errors import WeightsError
+from eokit.models.anysat.blocks import HEAD_WIDTH
 from eokit.models.anysat.model import EVERY_SENSOR, PUBLISHED, AnySat, AnySatConfig, Observed
 from eokit.models.anysat.presets import PRESETS
 from eokit.models.anysat.sensors import SENSORS
 from eokit.models.base import Features
 from eokit.models.bundle import check_tensors
 from eokit.models.parity import stand_in
-
-URL = "https://huggingface.co/g-astruc/AnySat/resolve/main/models/AnySat.pth"
+from eokit.models.published import Published
 
 _PREFIXES = ("target_encoder.", "model.encoder.", "model.", "")
 """What may stand before the encoder's keys: the teacher, else the student, the hub's wrapper, or nothing."""
+
+_OF_PREDICTOR = ("predictor.", "masked_token")
+"""How keys begin that belong to pretraining alone."""
 
 _PROJECTOR = (
     (r"cells", "patch_embed"),
@@ -84,16 +87,46 @@ def encoder_tensors(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     WeightsError where no encoder is found.
     """
     state = state.get("state_dict", state)
-    prefix = next((one for one in _PREFIXES if f"{one}cls_token" in state), None)
-    if prefix is None:
-        shown = ", ".join(sorted(map(str, state))[:3]) or "nothing"
-        raise WeightsError(f"{source}: holds no AnySat encoder: no key cls_token among {len(state)} ({shown}, ...)")
+    prefix = _prefix(state, source)
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     twice = [key for key in state if prefix == "model." and not key.startswith(prefix)]  # the hub's wrapper does that
     for key in twice:
         if key not in tensors or not state[key].equal(tensors[key]):
             raise WeightsError(f"{source}: {key} differs from {prefix}{key}; both name one tensor")
-    return {key: value for key, value in tensors.items() if not key.startswith(("predictor.", "masked_token"))}
+    return {key: value for key, value in tensors.items() if not key.startswith(_OF_PREDICTOR)}
+
+
+def _prefix(state: Mapping[str, Any], source: str) -> str:
+    """What stands before the keys of the encoder that is taken."""
+    prefix = next((one for one in _PREFIXES if f"{one}cls_token" in state), None)
+    if prefix is None:
+        shown = ", ".join(sorted(map(str, state))[:3]) or "nothing"
+        raise WeightsError(f"{source}: holds no AnySat encoder: no key cls_token among {len(state)} ({shown}, ...)")
+    return prefix
+
+
+def _left_out(state: Mapping[str, Any], source: str) -> dict[str, int]:
+    """Owner -> how many tensors of a checkpoint are not the encoder's that is taken."""
+    prefix = _prefix(state, source)
+    counts: dict[str, int] = {}
+    for key in state:
+        rest = key.removeprefix(prefix).removeprefix("model.")
+        if rest.startswith(_OF_PREDICTOR):
+            owner = "predictor"
+        elif key.startswith(prefix):
+            continue
+        elif key.startswith("model.encoder."):
+            owner = "student"
+        else:
+            owner = "duplicates" if prefix == "model." else "others"
+        counts[owner] = counts.get(owner, 0) + 1
+    return dict(sorted(counts.items(), reverse=True))
+
+
+def from_published(state: Mapping[str, Any], source: str) -> Published:
+    """The encoder of a published file with its whole number of tensors; what `eokit models convert` calls."""
+    encoder = from_official(state, source)
+    return Published(encoder, len(encoder.state_dict()), _left_out(state.get("state_dict", state), source))
 
 
 def from_official(state: Mapping[str, Any], source: str, **config: Any) -> AnySat:
@@ -103,7 +136,9 @@ def from_official(state: Mapping[str, Any], source: str, **config: Any) -> AnySa
     """
     tensors = encoder_tensors(state, source)
     depth = sum(bool(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight", key)) for key in tensors)
-    width = tensors["cls_token"].shape[-1]
+    width = tensors["cls_token"].shape[-1] if tensors["cls_token"].ndim else 0
+    if not depth or not width or width % HEAD_WIDTH:
+        raise WeightsError(f"{source}: holds {depth} blocks of width {width}, expected an AnySat such as 6 of 768")
     encoder = AnySat(AnySatConfig(**{"width": width, "depth": depth, **PUBLISHED, **config}))
     load_official(encoder, tensors, source)
     return encoder

@@ -39,7 +39,7 @@ def encode(encoder: AnySat, observed: Mapping[str, Observed], patch_metres: int,
     h, w = grid
     maps = x[:, 1:].transpose(1, 2).unflatten(2, (h, w))
     seen = torch.ones(len(x), h, w, dtype=torch.bool, device=x.device)
-    sensor = None if dense is None else encoder.sensors[dense]
+    sensor = None if dense is None else observed[dense].sensor
     full = None if sub is None or sensor is None else encoder.dense(maps, sub, sensor)
     return Features(x[:, 0], maps, seen, full)
 

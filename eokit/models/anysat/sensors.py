@@ -66,7 +66,7 @@ _MODIS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7")
 SENSORS = {
     sensor.name: sensor
     for sensor in (
-        AnySatSensor("aerial", "aerial images of TreeSatAI", ("NIR", "R", "G", "B"), 0.2, patch=10),
+        AnySatSensor("aerial", "aerial images of TreeSatAI", ("NIR", "G", "B", "R"), 0.2, patch=10),
         AnySatSensor("aerial-flair", "aerial images of FLAIR", ("R", "G", "B", "NIR", "nDSM"), 0.2, patch=10),
         AnySatSensor("spot", "SPOT 6/7", ("R", "G", "B"), 1.0, patch=10),
         AnySatSensor("naip", "NAIP", ("R", "G", "B", "NIR"), 1.25, patch=8),

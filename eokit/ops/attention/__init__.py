@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
-from eokit.ops.attention import autograd, reference, sdpa
+from eokit.ops.attention import autograd, reference, sdpa, table
 
 __all__ = ["attention"]
 
@@ -34,9 +34,9 @@ def attention(
         under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
     scale: 1 / sqrt(D) unless told.
-    backend: "cpu" (compiled) or "triton" (on CUDA), both of float32, bfloat16 or float16; "sdpa", "reference"; None
-        picks "cpu" where it can take the arguments, else "sdpa": no GPU has run the Triton kernels yet. The
-        environment variable EOKIT_BACKEND replaces None.
+    backend: "cpu" (compiled) or "triton" (on CUDA), both of float32, bfloat16 or float16; "cuda" of the last two;
+        "sdpa", "reference"; None picks "cpu" where it can take the arguments, else "sdpa": no GPU has run the other
+        kernels yet. The environment variable EOKIT_BACKEND replaces None, and gives way where it cannot.
 
     Returns (..., Lq, H, D) in the dtype of q, stored densely with its dimensions in the memory order of q (as
     `torch.empty_like(q)` is): temporal attention on a transposed view of (B, T, N, H, D) is stored as (B, T, N, H, D).
@@ -44,8 +44,8 @@ def attention(
     Under torch.autocast q, k and v are cast as for scaled_dot_product_attention. Gradients are deterministic, and the
     compiled backend gives the same bits for any number of threads.
 
-    Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" without the compiled library
-    and for "triton" without Triton.
+    Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" and "cuda" without their compiled
+    library and for "triton" without Triton.
     """
     if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(q.device.type)
@@ -56,16 +56,26 @@ def attention(
     _check_tensors(q, k, v)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q, k.shape[-3], plain=key_mask is None and bias is None)
-    if chosen in ("cpu", "triton"):
+    chosen = _choose(backend, q, k, plain=key_mask is None and bias is None)
+    if chosen in KERNELS:
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         bias_t = None if bias is None else _transposed(bias, q.dim(), (k.shape[-3], q.shape[-3]))
-        return torch.ops.eokit.attention_forward(q, k, v, key_mask, bias_t, scale)[0]
+        kernels = torch.ops.eokit_cuda if chosen == "cuda" else torch.ops.eokit
+        return kernels.attention_forward(q, k, v, key_mask, bias_t, scale)[0]
     plain = sdpa.attention if chosen == "sdpa" else reference.attention
     return _stored_like(q, plain(q, k, v, key_mask=key_mask, bias=bias, scale=scale))
 
+
+_ON_CUDA = f"on a CUDA device with heads of at most {autograd.WIDEST} features"
+KERNELS: dict[str, tuple[Callable[[str], None], Callable[[Tensor], bool], str]] = {
+    "cpu": (library.require_compiled, library.takes_compiled, "float32, bfloat16 or float16 on a CPU"),
+    "triton": (library.require_triton, autograd.takes_triton, f"float32, bfloat16 or float16 {_ON_CUDA}"),
+    "cuda": (library.require_cuda, autograd.takes_cuda, f"bfloat16 or float16 {_ON_CUDA}"),
+}
+"""The backends with kernels of ours: what raises where one is missing, whether it takes q, and what it takes, in words.
+"""
 
 LONGEST = 350
 """Keys above which a GPU is bound by its products and no longer by its memory, where torch's flash kernel is the better
@@ -73,36 +83,37 @@ one, if it takes the arguments: it knows neither masks nor biases. By arithmetic
 8 T D bytes at 3.35 TB/s take as long as 4 T^2 D operations at 60 % of 989 TFLOP/s when T is 354."""
 
 
-def _choose(backend: str | None, q: Tensor, keys: int, *, plain: bool) -> str:
+def _choose(backend: str | None, q: Tensor, k: Tensor, *, plain: bool) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced.
 
-    plain: there is neither mask nor bias.
+    plain: there is neither mask nor bias. On a GPU the measured table has the word where nothing was asked for.
     """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
-    if backend == "cpu":
-        library.require_compiled('backend="cpu"')
-        if not library.takes_compiled(q):
-            raise ArgumentError(_refusal("cpu", "a CPU", q))
-    if backend == "triton":
-        library.require_triton('backend="triton"')
-        if not autograd.takes_triton(q):
-            raise ArgumentError(
-                _refusal("triton", f"a CUDA device with heads of at most {autograd.WIDEST} features", q)
-            )
+    if backend in KERNELS:
+        _require(backend, q)
     if backend is not None:
         return backend
     wanted = library.default_backend()
     if wanted in (None, "cpu") and library.takes_compiled(q):
         return "cpu"
-    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and keys > LONGEST):
+    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and k.shape[-3] > LONGEST):
         return "triton"
+    if wanted == "cuda" and autograd.takes_cuda(q):
+        return "cuda"
+    if wanted is None and q.is_cuda:
+        measured = table.fastest(q, k, masked=not plain)
+        return measured if measured in KERNELS and KERNELS[measured][1](q) else "sdpa"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 
 
-def _refusal(backend: str, where: str, q: Tensor) -> str:
-    found = f"{q.dtype} on {q.device.type}"
-    return f'backend="{backend}" takes float32, bfloat16 or float16 on {where}, found {found}; leave backend out'
+def _require(backend: str, q: Tensor) -> None:
+    """SetupError where `backend`, one of `KERNELS`, is missing, ArgumentError where it does not take tensors like q."""
+    require, takes, what = KERNELS[backend]
+    require(f'backend="{backend}"')
+    if not takes(q):
+        found = f"{q.dtype} on {q.device.type} with {q.shape[-1]} features"
+        raise ArgumentError(f'backend="{backend}" takes {what}, found {found}; leave backend out')
 
 
 def _transposed(bias: Tensor, dims: int, scores: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ Importing this module registers everything, once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from eokit.ops import library
 from eokit.ops.attention import reference
 
 
-@torch.library.register_fake("eokit::attention_forward")
 def _fake_forward(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, bias_t: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,6 @@ def _fake_forward(
     return torch.empty_like(q), q.new_empty((*lead, heads, length), dtype=torch.float32)
 
 
-@torch.library.register_fake("eokit::attention_backward")
 def _fake_backward(
     grad_out: Tensor,
     q: Tensor,
@@ -50,15 +49,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(q, k, v, key_mask, bias_t, out, lse)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(op: Any, ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """op: the `attention_backward` that belongs to the forward."""
     if grad_out is None:
         return None, None, None, None, None, None
     with_bias = ctx.needs_input_grad[4]
-    *grads, grad_bias = torch.ops.eokit.attention_backward(grad_out, *ctx.saved_tensors, ctx.scale, with_bias)
+    *grads, grad_bias = op(grad_out, *ctx.saved_tensors, ctx.scale, with_bias)
     return *grads, None, grad_bias if with_bias else None, None
 
 
-torch.library.register_autograd("eokit::attention_forward", _backward, setup_context=_setup_context)
+for _kernels in (torch.ops.eokit, torch.ops.eokit_cuda):
+    _forward_op, _backward_op = f"{_kernels.name}::attention_forward", f"{_kernels.name}::attention_backward"
+    torch.library.register_fake(_forward_op, _fake_forward)
+    torch.library.register_fake(_backward_op, _fake_backward)
+    torch.library.register_autograd(
+        _forward_op, partial(_backward, _kernels.attention_backward), setup_context=_setup_context
+    )
 
 
 def _reference_forward(
@@ -113,12 +119,18 @@ def _reference_backward(
 
 
 WIDEST = 128
-"""Features of a head that the Triton kernels hold in registers."""
+"""Features of a head that the kernels for a GPU hold in registers."""
+HALF = (torch.bfloat16, torch.float16)
 
 
 def takes_triton(q: Tensor, *_: Any) -> bool:
     """Whether the Triton kernels are there and take heads like those of q (..., L, H, D)."""
     return library.takes_triton(q) and q.shape[-1] <= WIDEST
+
+
+def takes_cuda(q: Tensor) -> bool:
+    """Whether the CUDA kernels are there and take heads like those of q (..., L, H, D): tensor cores, so no float32."""
+    return library.takes_cuda(q) and q.dtype in HALF and q.shape[-1] <= WIDEST
 
 
 library.register("attention_forward", _reference_forward, "eokit.ops.attention.triton", takes_triton)

@@ -60,6 +60,8 @@ def _norm_relu_backward(
     return grad_z.flatten(-2).to(z.dtype), (let * normed.flatten(-2)).sum(0), let.sum(0)
 
 
+HALF = (torch.bfloat16, torch.float16)
+"""Where tensor cores make the product: in float32 the library's is the better one."""
 WIDEST = 2048
 """Features of a group that a Triton kernel holds in registers."""
 
@@ -92,10 +94,22 @@ def row_mlp_forward(
         hidden = x[start : start + block]
         targets = [buffer[: len(hidden)] for buffer in buffers] + [out[start : start + block]]
         for target, weight, bias, gain, shift in zip(targets, weights, biases, gains, shifts, strict=True):
-            torch.addmm(bias, hidden, weight.T, out=target)
-            torch.ops.eokit.norm_relu_(target, gain, shift, groups, epsilon)
+            _layer(hidden, weight, bias, gain, shift, groups, epsilon, target)
             hidden = target
     return out
+
+
+def _layer(
+    x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, groups: int, epsilon: float, out: Tensor
+) -> None:
+    """One layer into `out`: in Triton's half precision one kernel where a group fits, else product and norm."""
+    if x.dtype in HALF and library.takes_triton(x):
+        from eokit.ops.row_mlp import triton_gemm
+
+        if triton_gemm.fits(len(weight), groups):
+            return triton_gemm.linear_norm_relu(x, weight, bias, gain, shift, groups, epsilon, out)
+    torch.addmm(bias, x, weight.T, out=out)
+    torch.ops.eokit.norm_relu_(out, gain, shift, groups, epsilon)
 
 
 @torch.library.custom_op("eokit::row_mlp_backward", mutates_args=())

@@ -38,7 +38,7 @@ def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None = None, *, offset
         x = x.reshape(1, batch * length, dim)
         pos = pos.reshape(1, batch * length, dim) if pos is not None and pos.dim() == 3 else pos
     pos = None if pos is None else pos.to(x.dtype).contiguous()
-    inverse = _inverse(index, x.shape[1])
+    inverse = _inverse(index, x.shape[1], x)
     out = _map_rows(x, index, inverse, None, pos, by_output=False)
     return out if offsets is None else out[0]
 
@@ -78,7 +78,7 @@ def scatter_tokens(
     if offsets is not None and pos is not None and pos.dim() == 3:
         pos = pos.reshape(1, batch * length, dim)
     pos = None if pos is None else pos.to(visible.dtype).contiguous()
-    inverse = _inverse(index, length if offsets is None else batch * length)
+    inverse = _inverse(index, length if offsets is None else batch * length, visible)
     mask_token = mask_token.to(visible.dtype).contiguous()
     out = _map_rows(visible, inverse, index, mask_token, pos, by_output=True)
     return out if offsets is None else out.view(batch, length, dim)
@@ -87,13 +87,15 @@ def scatter_tokens(
 def _map_rows(
     x: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, pos: Tensor | None, *, by_output: bool
 ) -> Tensor:
+    if library.runs_cuda(x):
+        return torch.ops.eokit_cuda.map_rows(x, map, back, fill, pos, by_output)
     if library.runs_kernels(x):
         return torch.ops.eokit.map_rows(x, map, back, fill, pos, by_output)
     return reference.map_rows(x, map, fill, pos, by_output)
 
 
-def _inverse(index: Tensor, length: int) -> Tensor:
-    """The way back, the index checked on the way."""
+def _inverse(index: Tensor, length: int, tokens: Tensor) -> Tensor:
+    """The way back, the index checked on the way; made by the kernels that take `tokens`."""
     on_cpu = index.device.type == "cpu"
     if on_cpu and library.COMPILED:
         try:
@@ -107,6 +109,8 @@ def _inverse(index: Tensor, length: int) -> Tensor:
             raise ArgumentError(f"index: {ends[0]} to {ends[1]} is outside 0..{length - 1}")
         if (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
             raise ArgumentError("index: a token comes twice in one row")
+    if index.is_cuda and library.runs_cuda(tokens):
+        return torch.ops.eokit_cuda.invert_index(index, length)
     return torch.ops.eokit.invert_index(index, length)
 
 

@@ -5,6 +5,7 @@ Every gradient is one of the same three ops: rows go back by the map that leads 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,19 +15,16 @@ from eokit.ops import library
 from eokit.ops.tokens import reference
 
 
-@torch.library.register_fake("eokit::invert_index")
 def _fake_invert(index: Tensor, length: int) -> Tensor:
     return index.new_empty(index.shape[0], length)
 
 
-@torch.library.register_fake("eokit::map_rows")
 def _fake_map(
     source: Tensor, map: Tensor, back: Tensor, fill: Tensor | None, positions: Tensor | None, by_output: bool
 ) -> Tensor:
     return source.new_empty(*map.shape, source.shape[-1])
 
 
-@torch.library.register_fake("eokit::sum_unmapped")
 def _fake_sum(rows: Tensor, map: Tensor) -> Tensor:
     return rows.new_empty(rows.shape[-1], dtype=torch.promote_types(rows.dtype, torch.float32))
 
@@ -38,21 +36,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.positions_shape = None if positions is None else positions.shape
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """ops: the namespace of the forward."""
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
-    to_source = (
-        torch.ops.eokit.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
-    )
-    to_fill = torch.ops.eokit.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
+    to_source = ops.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
+    to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
     if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
         to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
 
 
-torch.library.register_autograd("eokit::map_rows", _backward, setup_context=_setup_context)
+for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
+    torch.library.register_fake(f"{_ops.name}::invert_index", _fake_invert)
+    torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
+    torch.library.register_fake(f"{_ops.name}::sum_unmapped", _fake_sum)
+    torch.library.register_autograd(f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context)
 
 
 def _map_rows(

@@ -133,6 +133,10 @@ def splits_without_lists(copy):
     edit(copy / SPLITS, lambda table: table.update(val="D002_2019"))
 
 
+def domain_in_two_lists(copy):
+    edit(copy / SPLITS, lambda table: table["test"].append("D000_2019"))
+
+
 class TestFlair(FormatContract):
     name, patches = "flair", 8
     damages: ClassVar = {
@@ -151,6 +155,7 @@ class TestFlair(FormatContract):
         centroid_at_the_edge: r"IMG_000000\.tif: its centre \[3, 12\] is less than 50 m within its super-patch",
         no_centroids: r"flair-2_centroids_sp_to_patch\.json: no such file",
         impossible_date: r"IMG_000000\.tif: .* has the date '2019-13-01', expected YYYY-MM-DD",
+        domain_in_two_lists: r"splits\.json: D000_2019 is in test and in another list",
         splits_without_lists: r"splits\.json: expected \{\"train\": \[",
     }
 
@@ -246,10 +251,21 @@ class TestFlair(FormatContract):
             "D002_2019": 2,
             "D003_2019": 3,
         }
+        edit(copy / SPLITS, lambda table: table["train"].remove("D001_2019"))
+        assert any("does not list 1 domains (first: D001_2019)" in note for note in open_source(copy).notes)
         (copy / SPLITS).unlink()
         source = open_source(copy)
         assert {one.fold for one in source.entries} == {1, 3}
         assert any("no splits.json" in note for note in source.notes)
+
+    def test_without_the_series_images_are_prepared(self, copy):
+        for folder in ("flair_sen_train", "flair_2_sen_test"):
+            shutil.rmtree(copy / folder)
+        (copy / CENTROIDS).unlink()
+        source = open_source(copy)
+        assert [one.name for one in source.spec.modalities] == ["aerial-flair"]
+        assert len(source.entries) == self.patches
+        assert any("no folder flair_sen_train" in note for note in source.notes)
 
     def test_without_metadata_images_get_the_summer_of_their_domain(self, copy):
         (copy / METADATA).unlink()

@@ -253,11 +253,14 @@ class TestTreeSatAI(FormatContract):
         assert [one.name for one in source.spec.modalities] == ["s2", "s1-asc", "s1-des"]
         assert any("no folder aerial" in note for note in source.notes)
 
-    def test_broken_patches_can_be_skipped_and_are_noted(self, copy):
-        truncated_series(copy)
-        source = open_source(copy, on_error="skip")
-        assert len(source.entries) == self.patches - 1
-        assert any("is skipped" in note and "h5 file" in note for note in source.notes)
+    def test_an_image_cut_off_is_a_data_error_that_names_the_file(self, copy):
+        path = first(copy, "aerial/*.tif")
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes()[: size // 2])
+        source = open_source(copy)
+        entry = next(one for one in source.entries if one.id == path.stem)
+        with pytest.raises(DataError, match=r"aerial/.*\.tif: cannot be read"):
+            source.read(entry, "aerial")
 
     def test_without_h5py_the_error_says_how_to_install_it(self, whole, monkeypatch):
         import sys
