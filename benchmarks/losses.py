@@ -20,7 +20,6 @@ from eokit_bench.registry import LossesSettings
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 MODALITIES = 3
 """Rows of a patch in MIL-NCE."""
-CONTENDERS = ("eokit", "all logits")
 LOGITS_HELD = 5
 """float64 matrices of logits that the reference holds at once, about."""
 
@@ -36,9 +35,8 @@ def cases(settings: LossesSettings) -> list[Case]:
         # Of the logits: one product forward; back one again, and one for either side. The teacher's have no gradient.
         products = (2 if loss == "DINO" else 1) + 3 * backward
         told = Work(None, 2 * products * settings.rows * columns * settings.width)
-        found.append(
-            Case(at, CONTENDERS, partial(set_up, settings, loss, backward, device), lambda name, told=told: told)
-        )
+        names = ("eokit", *(("all logits", "cross_entropy") if loss == "InfoNCE" else ("all logits",)))
+        found.append(Case(at, names, partial(set_up, settings, loss, backward, device), lambda name, told=told: told))
     return found
 
 
@@ -50,7 +48,8 @@ def set_up(settings: LossesSettings, loss: str, backward: bool, device: torch.de
         drawn = torch.randn(rows, settings.width, generator=generator, device=device)
         return torch.nn.functional.normalize(drawn, dim=1)
 
-    leaves, ours, plain = LOSSES[loss](settings, features)
+    leaves, functions = LOSSES[loss](settings, features)
+    plain = functions["all logits"]
     grad = torch.ones((), device=device) if backward else None
 
     @cache
@@ -58,23 +57,31 @@ def set_up(settings: LossesSettings, loss: str, backward: bool, device: torch.de
         wide = {name: x.double() for name, x in leaves.items()}
         return Truth(make_run(plain, wide, None if grad is None else grad.double())(), make_run(plain, leaves, grad)())
 
-    runs = {name: make_run(function, leaves, grad) for name, function in zip(CONTENDERS, (ours, plain), strict=True)}
-    return Prepared(runs, lambda name: truth())
+    return Prepared({name: make_run(f, leaves, grad) for name, f in functions.items()}, lambda name: truth())
 
 
 Features = Callable[[int], Tensor]
-Loss = Callable[..., Tensor]
+Made = tuple[dict[str, Tensor], dict[str, Callable[..., Tensor]]]
+"""What has gradients, by name; then the contenders."""
 
 
-def info_nce_case(settings: LossesSettings, features: Features) -> tuple[dict[str, Tensor], Loss, Loss]:
-    """Two views of every row."""
+def info_nce_case(settings: LossesSettings, features: Features) -> Made:
+    """Two views of every row; most code writes their loss as a cross-entropy whose class is the row's number."""
     a, b = features(settings.rows), features(settings.rows)
     same = torch.eye(settings.rows, dtype=torch.bool, device=a.device)
-    plain = partial(reference.info_nce, positives=same, temperature=TEMPERATURE)
-    return {"a": a, "b": b}, partial(info_nce, temperature=TEMPERATURE), plain
+    number = torch.arange(settings.rows, device=a.device)
+
+    def usual(a: Tensor, b: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(a @ b.T / TEMPERATURE, number)
+
+    return {"a": a, "b": b}, {
+        "eokit": partial(info_nce, temperature=TEMPERATURE),
+        "all logits": partial(reference.info_nce, positives=same, temperature=TEMPERATURE),
+        "cross_entropy": usual,
+    }
 
 
-def mil_nce_case(settings: LossesSettings, features: Features) -> tuple[dict[str, Tensor], Loss, Loss]:
+def mil_nce_case(settings: LossesSettings, features: Features) -> Made:
     """`MODALITIES` rows of every patch, each of another block."""
     x = features(settings.rows)
     number = torch.arange(settings.rows, device=x.device)
@@ -84,10 +91,10 @@ def mil_nce_case(settings: LossesSettings, features: Features) -> tuple[dict[str
     def plain(features: Tensor) -> Tensor:
         return reference.mil_nce(features, group, block, temperature=TEMPERATURE)
 
-    return {"features": x}, ours, plain
+    return {"features": x}, {"eokit": ours, "all logits": plain}
 
 
-def dino_case(settings: LossesSettings, features: Features) -> tuple[dict[str, Tensor], Loss, Loss]:
+def dino_case(settings: LossesSettings, features: Features) -> Made:
     """The teacher is another network of the same width."""
     leaves = {"student": features(settings.rows), "prototypes": features(settings.prototypes)}
     teacher, teacher_prototypes = features(settings.rows), features(settings.prototypes)
@@ -101,7 +108,7 @@ def dino_case(settings: LossesSettings, features: Features) -> tuple[dict[str, T
         given = student, prototypes, teacher.to(student.dtype), teacher_prototypes.to(student.dtype), center
         return reference.dino_cross_entropy(*given, temperature=TEMPERATURE, teacher_temperature=TEACHER_TEMPERATURE)
 
-    return leaves, ours, plain
+    return leaves, {"eokit": ours, "all logits": plain}
 
 
 LOSSES = {"InfoNCE": info_nce_case, "MIL-NCE": mil_nce_case, "DINO": dino_case}

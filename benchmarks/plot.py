@@ -16,6 +16,8 @@ LENGTH = "T"
 """The key of a case that is drawn along x."""
 COLOURS = ("#2166ac", "#d6604d", "#4d9221", "#8073ac", "#e08214", "#35978f", "#878787", "#c51b7d")
 COLUMNS = 2
+WIDE = 10
+"""A range of this ratio has three of 1, 2, 5, 10 ... in it, wherever it lies."""
 Figures = dict[str, Any]
 
 
@@ -83,10 +85,11 @@ def draw_lines(
 
 
 def plain_numbers(axes: Axes) -> None:
-    """1, 2, 5, 10 ... along y, not powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """1, 2, 5, 10 ... along y, not powers of ten; even steps where fewer than three of these would be seen."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > WIDE * low else MaxNLocator(4))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -7,8 +7,14 @@ dataclass; cli/bench.py makes an option of every field.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+
+def told(default: Any, help: str) -> Any:
+    """A setting whose option has a help of its own, not that of other benchmarks."""
+    return field(default=default, metadata={"help": help})
+
 
 LENGTHS = (6, 12, 24, 36, 48, 60, 72, 96, 120, 144)
 """Dates of a season, from one image a month of half a year to one every two and a half days."""
@@ -54,9 +60,9 @@ class SequenceSettings:
 class TokensSettings:
     """`batch` samples of `positions` tokens of `width`; `mask_rate` of them are hidden, as masked pretraining does."""
 
-    positions: int = 1024
+    positions: int = told(1024, "Tokens of a sample.")
     width: int = 384
-    batch: int = 16
+    batch: int = told(16, "Samples at once.")
     mask_rate: float = 0.75
     dtype: tuple[str, ...] = ("float32",)
     device: str = "auto"
@@ -68,7 +74,7 @@ class PoolSettings:
     """`positions` pixels of `batch` series of `seq_len` dates; heads and width are those of L-TAE on PASTIS."""
 
     seq_len: tuple[int, ...] = (61,)
-    positions: int = 1024
+    positions: int = told(1024, "Pixels of a series.")
     heads: int = 16
     width: int = 256
     batch: int = 1
@@ -82,7 +88,7 @@ class PoolSettings:
 class MlpSettings:
     """`rows` pixel-dates."""
 
-    rows: int = 16_384
+    rows: int = told(16_384, "Pixel-dates.")
     dtype: tuple[str, ...] = ("float32",)
     device: str = "auto"
     backward: bool | None = None
@@ -92,7 +98,7 @@ class MlpSettings:
 class LossesSettings:
     """`rows` features of `width` against each other, or against `prototypes`."""
 
-    rows: int = 2048
+    rows: int = told(2048, "Features that are compared.")
     width: int = 256
     prototypes: int = 8192
     device: str = "auto"

@@ -66,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {"help": "Of the model."},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
-    "rows": {"type": POSITIVE, "help": "Pixel-dates, or features that are compared."},
+    "rows": {"type": POSITIVE, "help": "Rows."},
     "patches": {"type": POSITIVE, "help": "Of the synthetic season."},
     "workers": {"type": POSITIVE, "help": "Processes that write."},
     "prototypes": {"type": POSITIVE, "help": "Of the DINO cross-entropy."},
@@ -99,13 +99,14 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
         quiet: bool,
         **given: Any,
     ) -> None:
+        check_picture(plot)
         if given.get("seq_len"):
             given["seq_len"] = tuple(dict.fromkeys(length for some in given["seq_len"] for length in some))
         settings = about.settings(**{key: value for key, value in given.items() if value not in (None, ())})
         say_settings(asdict(settings))
         run_and_tell(name, settings, {"turns": turns, "threads": threads}, (plot, save, as_json, quiet))
 
-    saved = f"Write the JSON there.  [default: {RESULTS}/DEVICE/{file_name(name)}]"
+    saved = f"Write the JSON there; without a file to {RESULTS}/DEVICE/{file_name(name)}."
     shared = [
         click.option("--turns", type=click.IntRange(min=3), default=15, show_default=True, help="Rounds, at most."),
         click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
@@ -123,17 +124,24 @@ def file_name(benchmark: str) -> str:
     return f"{benchmark.replace(' ', '-')}.json"
 
 
+def check_picture(path: Path | None) -> None:
+    """Refuse, before anything is measured, a name that says that the picture is something else."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path}: the picture is a PNG, give a name that ends in .png", param_hint="--plot")
+
+
 def setting_option(one: Field[Any]) -> Callable[[Any], Any]:
     """The option of a field of settings; left out it stays None, and the field's default holds."""
     flag = f"--{one.name.replace('_', '-')}"
-    option = dict(OPTIONS[one.name])
-    words: dict[Any, str] = {None: "both" if one.name == "backward" else "the scene's", False: "only forward"}
-    default: Any = words.get(one.default, one.default)
-    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-    option["help"] = f"{option['help']}  [default: {shown}]"
+    option = OPTIONS[one.name] | ({"help": one.metadata["help"]} if "help" in one.metadata else {})
+    default: Any = one.default
     if option.pop("is_flag", False):
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, **option)
-    return click.option(flag, **option)
+        shown = "both" if default is None else "only forward"
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=f"{option['help']}  [default: {shown}]")
+    shown = (
+        ", ".join(map(str, default)) if isinstance(default, tuple) else "the scene's" if default is None else default
+    )
+    return click.option(flag, **option | {"help": f"{option['help']}  [default: {shown}]"})
 
 
 def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any, ...]) -> None:
@@ -180,9 +188,15 @@ command.add_command(model)
 @click.argument("b", metavar="B.json", type=PATH)
 @common
 def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
-    """Say what became slower or faster from A.json to B.json, beyond the spread of the runs."""
-    from eokit_bench.compare import compare, text
+    """Say where eokit became slower or faster from A.json to B.json, beside the others of each run.
+
+    Exit code 1 if a contender lost its figure, for example because its result became wrong.
+    """
+    from eokit.errors import EokitError
+    from eokit_bench.compare import compare, lost_lines, text
     from eokit_bench.report import read_report
 
     comparison = compare(read_report(a), read_report(b))
     emit(comparison, as_json, quiet, lambda: text(comparison))
+    if comparison["lost"]:
+        raise EokitError(*lost_lines(comparison))

@@ -139,7 +139,7 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
     if (j < keys) m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
     const Reg highest = V::max(m0, m1), shift = V::sub(V::zero(), highest);
     const Reg fading = exp<V>(V::add(before, shift));
-    Reg total = V::mul(V::load(sum + c), fading);
+    Reg total = V::zero();
     for (j = 0; j < keys; j += O::kDepth) {
       Reg p[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
@@ -149,7 +149,7 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
       O::put_keys(column + j / O::kDepth * panel, p);
     }
     V::store(maximum + c, highest);
-    V::store(sum + c, total);
+    V::store(sum + c, V::fma(V::load(sum + c), fading, total));
     V::store(decay + c, fading);
   }
 }

@@ -22,7 +22,8 @@ struct Product {
   bool accumulate;
 };
 
-// One block of R rows and N vectors held in registers over the whole depth.
+// One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
+// running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
 template <class V, Layout L, int R, int N>
 void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t ldb,
                     float* __restrict c, int64_t ldc, bool accumulate) {
@@ -31,7 +32,7 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) sum[m][n] = accumulate ? V::load(c + m * ldc + n * V::kWidth) : V::zero();
+    for (int n = 0; n < N; ++n) sum[m][n] = V::zero();
   for (int64_t k = 0; k < depth; ++k) {
     Reg column[N];
 #pragma GCC unroll 16
@@ -46,7 +47,10 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) V::store(c + m * ldc + n * V::kWidth, sum[m][n]);
+    for (int n = 0; n < N; ++n) {
+      float* to = c + m * ldc + n * V::kWidth;
+      V::store(to, accumulate ? V::add(V::load(to), sum[m][n]) : sum[m][n]);
+    }
 }
 
 // Calls multiply_block with R = `rows`, which is only known at run time.

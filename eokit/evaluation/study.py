@@ -24,7 +24,7 @@ from eokit.models.base import Encoder
 from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
-from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, gather_tokens
+from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, sample_tokens
 from eokit.tasks.grid import choose_dense, with_dense
 from eokit.tasks.inputs import Reading, choose_split, label_layer, match_inputs, thin_out
 from eokit.tasks.task import Task, kind_of
@@ -133,7 +133,7 @@ class Study:
         encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
         how = self.settings
-        return gather_tokens(encoded, self.labels, share=share, seed=how.seed, of=how.features)
+        return sample_tokens(encoded, self.labels, share=share, seed=how.seed, of=how.features)
 
 
 def lay_out(settings: EvaluateSettings) -> Study:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from eokit.errors import SetupError, UsageError
+from eokit.ops.wiring import without_autocast
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_REPORT = PACKAGE / "_build_report.json"
@@ -168,9 +169,10 @@ def register(
     """
 
     def run(*arguments: Any) -> Any:
-        if kernels is not None and takes(*arguments):
-            return getattr(import_module(kernels), name)(*arguments)
-        return plain(*arguments)
+        with without_autocast(arguments[0]):
+            if kernels is not None and takes(*arguments):
+                return getattr(import_module(kernels), name)(*arguments)
+            return plain(*arguments)
 
     torch.library.impl(f"eokit::{name}", "cuda" if COMPILED else "default", run)
 

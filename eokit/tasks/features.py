@@ -48,7 +48,7 @@ def encode(
         yield features, batch.targets[labels.name]
 
 
-def gather_tokens(
+def sample_tokens(
     encoded: Iterable[tuple[Features, Tensor]],
     labels: Labels,
     *,

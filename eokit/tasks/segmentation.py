@@ -12,7 +12,7 @@ from eokit.data.sample import Batch
 from eokit.errors import ArgumentError
 from eokit.models.base import Features
 from eokit.nn.reduce import global_mean
-from eokit.tasks.features import Labels, Tokens, gather_tokens, seen_pixels
+from eokit.tasks.features import Labels, Tokens, sample_tokens, seen_pixels
 from eokit.tasks.heads import HEADS
 from eokit.tasks.linear_probe import NEVER
 from eokit.tasks.metrics import confusion, scores
@@ -53,7 +53,7 @@ class SegmentationModel(TaskModel):
     def tokens(self, encoded: Iterable[tuple[Features, Tensor]], share: int, seed: int) -> Tokens:
         """Vectors of the features that the head reads, each with the majority class of its pixels."""
         labels = Labels(self.task.label, len(self.task.classes), self.task.ignore)
-        return gather_tokens(encoded, labels, share=share, seed=seed, of=self.head.reads)
+        return sample_tokens(encoded, labels, share=share, seed=seed, of=self.head.reads)
 
 
 class SegmentationRecipe(TaskRecipe):

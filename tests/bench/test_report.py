@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from eokit.errors import DataError
+from eokit.errors import DataError, UsageError
 from eokit_bench import compare, registry, report
 from eokit_bench.measure import Plan
 from tests.bench.toys import toy_case, toy_report
@@ -74,17 +74,41 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, text, message):
         report.read_report(path)
 
 
-@pytest.mark.parametrize(("after", "verdict"), [(2.0, "slower"), (0.5, "faster"), (1.05, "same")])
-def test_a_change_counts_beyond_the_spread_of_the_runs(after, verdict):
-    rows = compare.compare(toy_report(1.0), toy_report(after))["rows"]
-    assert [row["is"] for row in rows] == [verdict, verdict]
-    assert rows[0]["ratio"] == pytest.approx(after)
+@pytest.mark.parametrize(
+    ("other", "spread", "verdict"),
+    [(0.4, 0.0, "slower"), (0.6, 0.0, "faster"), (0.46, 0.0, "same"), (0.54, 0.0, "same"), (0.4, 0.3, "same")],
+)
+def test_ours_is_judged_by_its_ratio_to_others_beyond_a_tenth_and_the_spread(other, spread, verdict):
+    (row,) = compare.compare(toy_report(other_spread=spread), toy_report(other=other, other_spread=spread))["rows"]
+    assert row["is"] == verdict
+    assert row["ratio"] == pytest.approx(2 * other)
+
+
+def test_a_machine_that_is_slower_altogether_changes_no_verdict():
+    (row,) = compare.compare(toy_report(1.0), toy_report(3.0))["rows"]
+    assert row["is"] == "same"
+    assert (row["a_ms"], row["b_ms"]) == (1.0, 3.0)
 
 
 def test_only_cases_measured_in_both_are_compared():
     comparison = compare.compare(toy_report(), toy_report(at=[("T", 36)]))
     assert (comparison["rows"], comparison["only_in_a"], comparison["only_in_b"]) == ([], 2, 2)
     assert "2 only in A" in compare.text(comparison)
+
+
+@pytest.mark.parametrize("name", ["ours", "other"])
+def test_a_contender_that_became_wrong_is_told(name):
+    broken = toy_report()
+    broken["rows"][0]["contenders"][name] = {"why_not": "wrong: out is off by 1", "wrong": True}
+    comparison = compare.compare(toy_report(), broken)
+    assert compare.lost_lines(comparison) == [f"T 12, forward: {name} lost its figure, wrong: out is off by 1"]
+    assert "lost its figure" in compare.text(comparison)
+    assert compare.compare(broken, broken)["lost"] == []
+
+
+def test_reports_of_two_benchmarks_are_refused():
+    with pytest.raises(UsageError, match="A measured toy and B play"):
+        compare.compare(toy_report(), toy_report() | {"benchmark": "play"})
 
 
 def test_another_machine_is_said():

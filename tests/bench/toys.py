@@ -18,8 +18,8 @@ def toy_case(ours=lambda x: 2 * x, other=lambda x: x + x, **at):
     return Case({"T": 12, **at}, ("ours", "other"), set_up, lambda name: Work(8 * 1001, 1001))
 
 
-def toy_report(ms=1.0, spread=0.1, at=(), **machine):
-    """A report of one case, in which ours takes `ms` and the other half of that."""
+def toy_report(ms=1.0, spread=0.1, at=(), other=0.5, other_spread=0.0, **machine):
+    """A report of one case, in which ours takes `ms` and the other, in every turn, `other` times that."""
     told = {
         name: {
             "error": {"out": 0.0},
@@ -27,10 +27,10 @@ def toy_report(ms=1.0, spread=0.1, at=(), **machine):
             "ms_quartiles": [factor * (ms - spread), factor * (ms + spread)],
             "turns": 3,
             "times_ours": factor,
-            "times_ours_quartiles": [factor, factor],
+            "times_ours_quartiles": [factor * (1 - beside), factor * (1 + beside)],
             "extra_bytes": 2**20,
         }
-        for name, factor in (("ours", 1.0), ("other", 0.5))
+        for name, factor, beside in (("ours", 1.0, 0.0), ("other", other, other_spread))
     }
     facts = {"processor": "toy", "device": "cpu", "threads": 1, "load": 0.0, "torch": "2", "kernels": "none"}
     roof = {"copy_gb_per_s": 10.0, "gemm_gflop_per_s": {"float32": 100.0}}

@@ -85,6 +85,7 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--mask-rate", "1"), "--mask-rate"),
         (("sequence", "--preset", "none"), "tiny"),
         (("sequence", "--size", "31"), "multiple"),
+        (("attention", "--plot", "x.txt"), ".png"),
         (("nothing",), "nothing"),
     ],
 )
@@ -104,11 +105,24 @@ def test_a_range_without_a_step_takes_sensible_lengths():
 def test_compare_sets_two_reports_side_by_side(eokit, tmp_path):
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     a.write_text(json.dumps(toy_report(1.0)))
-    b.write_text(json.dumps(toy_report(3.0)))
+    b.write_text(json.dumps(toy_report(3.0, other=0.2)))
     code, out, _ = eokit("bench", "compare", a, b)
     assert code == 0
-    assert "2 slower, 0 faster" in out
-    assert json.loads(eokit("bench", "compare", a, b, "--json")[1])["rows"][0]["ratio"] == pytest.approx(3)
+    assert "1 slower, 0 faster" in out
+    assert json.loads(eokit("bench", "compare", a, b, "--json")[1])["rows"][0]["ratio"] == pytest.approx(0.4)
+
+
+def test_compare_fails_where_a_result_was_lost(eokit, tmp_path):
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps(toy_report()))
+    broken = toy_report()
+    broken["rows"][0]["contenders"]["ours"] = {"why_not": "wrong: out is off by 1", "wrong": True}
+    b.write_text(json.dumps(broken))
+    code, _, err = eokit("bench", "compare", a, b)
+    assert code == 1
+    assert "ours lost its figure, wrong: out is off by 1" in err.splitlines()[-1]
+    b.write_text(json.dumps(toy_report() | {"benchmark": "other"}))
+    assert eokit("bench", "compare", a, b)[0] == 2
 
 
 def test_compare_names_the_file_that_is_missing(eokit, tmp_path):
@@ -123,3 +137,23 @@ def test_benchmarks_import_with_torch_and_numpy_alone():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not loaded & {"pydantic", "rich", "zarr", "matplotlib", "rasterio", "sklearn", "torchmetrics"}
+
+
+HELP = {
+    ("attention", "--mask-rate"): "Share that is masked, at random. [default: 0.0]",
+    ("attention", "--backward / --no-backward"): "Only forward + backward, or not. [default: both]",
+    ("sequence", "--backward / --no-backward"): "Only forward + backward, or not. [default: only forward]",
+    ("tokens", "--positions"): "Tokens of a sample. [default: 1024]",
+    ("tokens", "--batch"): "Samples at once. [default: 16]",
+    ("pool", "--positions"): "Pixels of a series. [default: 1024]",
+    ("mlp", "--rows"): "Pixel-dates. [default: 16384]",
+    ("losses", "--rows"): "Features that are compared. [default: 2048]",
+    ("losses", "--save"): "Write the JSON there; without a file to benchmarks/results/DEVICE/losses.json.",
+}
+
+
+@pytest.mark.parametrize(("name", "flag"), HELP, ids=lambda one: one)
+def test_help_says_what_an_option_is_and_what_holds_without_it(eokit, name, flag):
+    shown = " ".join(eokit("bench", name, "--help")[1].split())
+    start = shown.index(f" {flag} ")
+    assert HELP[name, flag] in shown[start : start + 200]

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from eokit.errors import DataError
 from eokit.evaluation.knn import Neighbours
 from eokit.tasks import linear_probe
-from eokit.tasks.features import Labels, Tokens, encode, gather_tokens
+from eokit.tasks.features import Labels, Tokens, encode, sample_tokens
 from eokit.tasks.inputs import Reading
 from eokit.tasks.metrics import confusion, summarise
 from tests.evaluation.toy_data import VOID, ToyPlaces
@@ -23,7 +23,7 @@ QUIET = Reading(batch_size=3, quiet=True)
 
 def tokens_of(encoder, places, labels: Labels, reading: Reading, share: int = 10**6, seed: int = 0) -> Tokens:
     encoded = encode(encoder, places, labels, reading, "tokens")
-    return gather_tokens(encoded, labels, share=share, seed=seed)
+    return sample_tokens(encoded, labels, share=share, seed=seed)
 
 
 def clusters(n: int, seed: int, spread: float, classes: int = 3) -> Tokens:

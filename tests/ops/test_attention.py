@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from eokit.ops import attention, library
 from eokit.ops.attention.reference import attention as reference
+from tests.ops import cases
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
 
 BACKENDS = [
@@ -159,6 +160,19 @@ def test_half_precision_is_as_exact_as_torch_and_keeps_its_dtype(dtype, mask):
     case = make_case(17, 17, 32, mask)
     assert_as_exact_as_torch(case, None, dtype)
     assert case.run(None, dtype)["out"].dtype == dtype
+
+
+def test_the_comparison_sees_an_error_of_some_roundings(monkeypatch):
+    case = make_case(17, 17, 32)
+    monkeypatch.setattr(
+        cases, "attention", lambda *x, backend, **rest: _off(attention(*x, backend=backend, **rest), backend)
+    )
+    with pytest.raises(AssertionError, match=r"out: error 0\.0"):
+        assert_as_exact_as_torch(case, None, torch.bfloat16)
+
+
+def _off(out, backend):
+    return out if backend else out + 0.06  # eight roundings of numbers between 1 and 2
 
 
 def test_float64_stays_float64():

@@ -26,6 +26,9 @@ K = torch.zeros(2, 3, 7, 2, 8)
         ({"key_mask": torch.ones(2, 3, 1, dtype=torch.bool)}, ["key_mask has shape (2, 3, 1)", "(2, 3, 7)"]),
         ({"bias": torch.zeros(5, 5)}, ["bias has shape (5, 5)", "(2, 3, 2, 5, 7)"]),
         ({"bias": torch.zeros(5, 7).int()}, ["bias is torch.int32", "floating"]),
+        ({"q": Q.to(torch.float8_e4m3fn)}, ["q is torch.float8_e4m3fn", "16 bits"]),
+        ({"key_mask": [True] * 7}, ["key_mask is of type list", "tensor"]),
+        ({"scale": "1"}, ["scale is of type str", "number"]),
         ({"scale": float("nan")}, ["scale is nan", "finite"]),
         ({"backend": "gpu"}, ["backend is 'gpu'", "reference, sdpa, cpu, triton, cuda"]),
     ],
@@ -38,6 +41,10 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_was_expected(change, 
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def test_shapes_can_be_tried_on_meta_tensors():
+    assert attention(Q.to("meta"), K.to("meta"), K.to("meta")).shape == Q.shape
 
 
 @pytest.mark.skipif(not library.COMPILED, reason="not built")

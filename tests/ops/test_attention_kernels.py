@@ -31,6 +31,18 @@ def test_every_instruction_set_is_as_exact_as_torch(instruction_set, name, dtype
     assert_as_exact_as_torch(make_case(queries, keys, dim, mask, bias=bool(mask)), "cpu", dtype)
 
 
+@pytest.mark.parametrize("name", [name for name in INSTRUCTION_SETS if name != "avx512_bf16"])
+@pytest.mark.parametrize(("queries", "keys"), [(256, 2048), (2048, 256)])
+def test_long_sums_are_as_exact_as_torch(instruction_set, name, queries, keys):
+    """Of thousands of keys, or queries; nothing is granted but a rounding of the largest result."""
+    instruction_set(name)
+    case = make_case(queries, keys, 64)
+    exact, theirs = case.run("reference", torch.float64), case.run("sdpa", torch.float32)
+    for what, ours in case.run("cpu", torch.float32).items():
+        error, own = ((x - exact[what]).abs().max() for x in (ours, theirs[what]))
+        assert error <= 2 * own + torch.finfo(torch.float32).eps * exact[what].abs().max(), what
+
+
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_to_the_nearest_even(instruction_set, name, dtype):

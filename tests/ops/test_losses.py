@@ -9,12 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from eokit.errors import ArgumentError
 from eokit.ops import dino_cross_entropy, info_nce, mil_nce, use_backend
-from eokit.ops.losses import reference, streamed
+from eokit.ops.losses import reference, streamed, whole
 
 
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
-    """Tiles of a few numbers, so that every loss goes over several of them."""
+@pytest.fixture(autouse=True, params=["tiles", "whole"])
+def way(request, monkeypatch):
+    """Tiles of a few numbers, so that every loss goes over several of them; or all logits in memory."""
+    monkeypatch.setattr(whole, "MOST", 0 if request.param == "tiles" else 10**9)
     monkeypatch.setattr(streamed, "ROWS", 5)
     monkeypatch.setattr(streamed, "COLUMNS", 7)
 
@@ -107,6 +108,35 @@ def test_the_dino_ops_pass_opcheck():
     torch.library.opcheck(streamed.dino_backward, (*plain, 0.1, 0.04))
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_ops_over_all_logits_pass_opcheck(keep):
+    a, b, ids = features(9, 4, dtype=torch.float32), features(9, 4, dtype=torch.float32), torch.arange(9) // 2
+    if not keep:
+        a, b = a.detach(), b.detach()
+    positives = torch.eye(9, dtype=torch.bool)
+    for given_ in (
+        (None, None, None, 0.1, False),
+        (positives, None, None, 0.1, False),
+        (None, ids, ids % 2, 0.1, True),
+    ):
+        torch.library.opcheck(whole.nce_whole, (a, b, *given_, keep))
+    torch.library.opcheck(whole.dino_whole, (a, b, a.detach(), b.detach(), torch.zeros(9), 0.1, 0.04, keep))
+    plain = torch.randn(9), torch.randn(9, 9), a.detach(), b.detach()
+    torch.library.opcheck(whole.whole_backward, (*plain, 0.1))
+
+
+def test_rows_without_positives_get_no_gradient_however_large_their_logits():
+    a = (100 * torch.eye(4)).requires_grad_()
+    positives = torch.tensor([[False] * 4, [True, False, False, False], [False] * 4, [False] * 4])
+    (grad,) = torch.autograd.grad(info_nce(a, 10 * torch.ones(4, 4), positives=positives, temperature=0.01), a)
+    assert grad.isfinite().all()
+    assert (grad[[0, 2, 3]] == 0).all()
+    (grad,) = torch.autograd.grad(mil_nce(a, torch.arange(4), temperature=0.01) + mil_nce(a, torch.arange(4) // 2), a)
+    assert grad.isfinite().all()
+    one = a.detach()[:1].requires_grad_()
+    assert (torch.autograd.grad(mil_nce(one, torch.arange(1)), one)[0] == 0).all(), "no candidates at all"
+
+
 @pytest.mark.parametrize("loss", ["info", "mil", "dino"])
 def test_the_formula_passes_gradcheck(loss):
     a, b = features(5, 3), features(5, 3)
@@ -137,6 +167,7 @@ def test_logits_are_never_all_in_memory(monkeypatch):
 
     monkeypatch.setattr(streamed, "ROWS", 64)
     monkeypatch.setattr(streamed, "COLUMNS", 128)
+    monkeypatch.setattr(whole, "MOST", 64 * 128)
     with Watch(), use_backend(None):
         mil_nce(a, torch.arange(1024) // 2).backward()
     assert largest <= 64 * 128
@@ -155,9 +186,12 @@ A = torch.zeros(4, 3)
         (lambda: info_nce(A, A, positives=torch.ones(4, 4)), ["positives is torch.float32", "torch.bool"]),
         (lambda: info_nce(A, A, temperature=0.0), ["temperature is 0.0", "above 0"]),
         (lambda: mil_nce(A, torch.zeros(3, dtype=torch.long)), ["group is", "(4,)"]),
+        (lambda: info_nce(A, A, temperature="a"), ["temperature is of type str", "number"]),
+        (lambda: info_nce(A, A, temperature=torch.tensor(0.1)), ["temperature is of type Tensor", "number"]),
         (lambda: mil_nce(A, torch.zeros(4)), ["group is torch.float32", "integers"]),
+        (lambda: mil_nce(A, [0, 0, 1, 1]), ["group is of type list", "tensor"]),
         (lambda: dino_cross_entropy(A, A, A[:2], A), ["teacher has 2 rows", "4 of student"]),
-        (lambda: dino_cross_entropy(A, A, A, A, center=A), ["center has shape (4, 3)", "(4,)"]),
+        (lambda: dino_cross_entropy(A, A, A, A, center=A), ["center is", "(4, 3)", "(4,)"]),
         (lambda: dino_cross_entropy(A, A[:0], A, A[:0]), ["prototypes", "not 0"]),
     ],
 )

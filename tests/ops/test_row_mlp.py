@@ -130,6 +130,11 @@ X, LAYER = torch.zeros(3, 4), [torch.zeros(8, 4), *torch.zeros(3, 8)]
         (lambda: row_mlp(X, [LAYER], groups=3), ["groups is 3", "divisor of the 8"]),
         (lambda: row_mlp(X, [[*LAYER[:3], torch.zeros(7)]]), ["the shift of layers[0] has shape (7,)", "(8,)"]),
         (lambda: row_mlp(X, [[LAYER[0].to("meta"), *LAYER[1:]]]), ["the weight of layers[0]", "meta", "cpu"]),
+        (lambda: row_mlp(X, [[LAYER[0], None, *LAYER[2:]]]), ["the bias of layers[0] is of type NoneType", "tensor"]),
+        (lambda: row_mlp(X, X), ["layers is of type Tensor", "(weight, bias, gain, shift)"]),
+        (lambda: row_mlp(X, [X]), ["layers[0] is of type Tensor", "(weight, bias, gain, shift)"]),
+        (lambda: row_mlp(X, [LAYER], groups=2.0), ["groups is 2.0", "whole number"]),
+        (lambda: row_mlp(X, [LAYER], groups=0), ["groups is 0", "1 or more"]),
         (lambda: row_mlp(X, [LAYER], epsilon=0.0), ["epsilon is 0.0", "above 0"]),
     ],
 )

@@ -11,6 +11,8 @@ from torch import Tensor
 from eokit.errors import ArgumentError
 from eokit.ops import library
 from eokit.ops.attention import autograd, reference, sdpa, table
+from eokit.ops.checks import FLOATING, check_device, check_number, check_tensors
+from eokit.ops.wiring import has_autocast
 
 __all__ = ["attention"]
 
@@ -29,7 +31,7 @@ def attention(
 
     q: (..., Lq, H, D). k, v: (..., Lk, H, D), leading dimensions as those of q. Any strides: temporal attention over
         x (B, T, N, H, D) passes `x.transpose(1, 2)`, spatial attention x itself, a fused projection (B, T, N, 3, H, D)
-        its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous.
+        its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous; one that is not is copied.
     key_mask: bool, broadcastable to (..., Lk), True = attend; any pattern. Never expanded in memory. What is stored
         under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
@@ -47,13 +49,15 @@ def attention(
     Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" and "cuda" without their compiled
     library and for "triton" without Triton.
     """
-    if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
+    check_tensors(q=q, k=k, v=v, key_mask=key_mask, bias=bias)
+    if has_autocast(q) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(q.device.type)
         with torch.autocast(q.device.type, enabled=False):
             return attention(
                 q.to(dtype), k.to(dtype), v.to(dtype), key_mask=key_mask, bias=bias, scale=scale, backend=backend
             )
     _check_tensors(q, k, v)
+    check_device("q", q, k=k, v=v, key_mask=key_mask, bias=bias)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
     chosen = _choose(backend, q, k, plain=key_mask is None and bias is None)
@@ -131,16 +135,14 @@ def _stored_like(q: Tensor, out: Tensor) -> Tensor:
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     if q.dim() < 3:
         raise ArgumentError(f"q has shape {_shape(q)}, expected (..., Lq, H, D)")
-    if not q.is_floating_point():
-        raise ArgumentError(f"q is {q.dtype}, expected a floating dtype")
+    if q.dtype not in FLOATING:
+        raise ArgumentError(f"q is {q.dtype}, expected a floating dtype of 16 bits or more")
     for name, x in (("k", k), ("v", v)):
         if x.dim() != q.dim() or x.shape[:-3] != q.shape[:-3] or x.shape[-2:] != q.shape[-2:]:
             like = ", ".join([*map(str, q.shape[:-3]), "Lk", *map(str, q.shape[-2:])])
             raise ArgumentError(f"{name} has shape {_shape(x)}, expected ({like}) to go with q {_shape(q)}")
         if x.dtype != q.dtype:
             raise ArgumentError(f"{name} is {x.dtype}, expected the dtype of q, {q.dtype}")
-        if x.device != q.device:
-            raise ArgumentError(f"{name} is on {x.device}, expected the device of q, {q.device}")
     if v.shape != k.shape:
         raise ArgumentError(f"v has shape {_shape(v)}, expected the shape of k, {_shape(k)}")
 
@@ -154,23 +156,18 @@ def _check_mask_and_bias(q: Tensor, k: Tensor, key_mask: Tensor | None, bias: Te
             raise ArgumentError(
                 f"key_mask has shape {_shape(key_mask)}, expected one that broadcasts to {(*lead, keys)}"
             )
-        if key_mask.device != q.device:
-            raise ArgumentError(f"key_mask is on {key_mask.device}, expected the device of q, {q.device}")
     if bias is not None:
         full = (*lead, heads, length, keys)
-        if not bias.is_floating_point():
-            raise ArgumentError(f"bias is {bias.dtype}, expected a floating dtype")
+        if bias.dtype not in FLOATING:
+            raise ArgumentError(f"bias is {bias.dtype}, expected a floating dtype of 16 bits or more")
         if not _broadcasts(bias.shape, full):
             raise ArgumentError(f"bias has shape {_shape(bias)}, expected one that broadcasts to {full}")
-        if bias.device != q.device:
-            raise ArgumentError(f"bias is on {bias.device}, expected the device of q, {q.device}")
 
 
 def _checked_scale(scale: float | None, dim: int) -> float:
     if scale is None:
         return 1.0 / math.sqrt(max(dim, 1))
-    if not math.isfinite(scale):
-        raise ArgumentError(f"scale is {scale}, expected a finite number")
+    check_number("scale", scale)
     return float(scale)
 
 

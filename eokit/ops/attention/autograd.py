@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eokit.ops import library
 from eokit.ops.attention import reference
+from eokit.ops.wiring import refuse_second_derivative
 
 
 def _fake_forward(
@@ -65,6 +66,7 @@ for _kernels in (torch.ops.eokit, torch.ops.eokit_cuda):
     torch.library.register_autograd(
         _forward_op, partial(_backward, _kernels.attention_backward), setup_context=_setup_context
     )
+    refuse_second_derivative("attention_backward", "attention", _kernels.name)
 
 
 def _reference_forward(

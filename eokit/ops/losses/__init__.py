@@ -1,4 +1,4 @@
-"""Contrastive losses whose logits are never all in memory."""
+"""Contrastive losses whose logits are not all in memory, but where they are few."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
-from eokit.ops.losses import reference, streamed
+from eokit.ops.checks import FLOATING, INTEGERS, check_device, check_number, check_tensors
+from eokit.ops.losses import reference, streamed, whole
+from eokit.ops.wiring import without_autocast
 
 __all__ = ["dino_cross_entropy", "info_nce", "mil_nce"]
 
@@ -21,11 +23,14 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
-    Memory: O(N + M) beside the inputs. Computed in float32 (float64 for float64). Returns a scalar, 0 where no row has
-    positives. Raises ArgumentError naming the wrong argument.
+    Memory: O(N + M) beside the inputs; up to 4 million logits are held, which is faster. Computed in float32 (float64
+    for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError naming the
+    wrong argument.
     """
+    check_tensors(a=a, b=b, positives=positives)
     _check_features("a", a, "b", b)
-    _check_temperature("temperature", temperature)
+    check_number("temperature", temperature, above=0)
+    check_device("a", a, positives=positives)
     if positives is None and len(a) != len(b):
         raise ArgumentError(f"b has {len(b)} rows, expected the {len(a)} of a; or give positives")
     if positives is not None and (positives.dtype != torch.bool or positives.shape != (len(a), len(b))):
@@ -35,9 +40,12 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     a, b = _wide(a), _wide(b)
     if library.default_backend() == "reference":
         matrix = torch.eye(len(a), dtype=torch.bool, device=a.device) if positives is None else positives
-        return reference.info_nce(a, b, matrix, temperature=temperature)
-    group = torch.arange(len(a), device=a.device) if positives is None else None
-    losses, _, count = streamed.nce_forward(a, b, positives, group, group, None, None, temperature, False)
+        with without_autocast(a):
+            return reference.info_nce(a, b, matrix, temperature=temperature)
+    if whole.fits(a, b):
+        losses, used, _ = whole.nce_whole(a, b, positives, None, None, temperature, False, whole.keeps(a, b))
+        return losses.sum() / used.sum().clamp(min=1)
+    losses, _, count = streamed.nce_forward(a, b, positives, None, None, None, None, temperature, False)
     return losses.sum() / (count > 0).sum().clamp(min=1)
 
 
@@ -51,15 +59,23 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
 
     Memory, precision, errors and the result as for `info_nce`.
     """
+    check_tensors(features=features, group=group, block=block)
     _check_features("features", features, "features", features)
-    _check_temperature("temperature", temperature)
+    check_number("temperature", temperature, above=0)
+    check_device("features", features, group=group, block=block)
     block = torch.arange(len(features), device=features.device) if block is None else block
     for name, ids in (("group", group), ("block", block)):
-        if ids.is_floating_point() or ids.shape != (len(features),):
+        if ids.dtype not in INTEGERS or ids.shape != (len(features),):
             raise ArgumentError(f"{name} is {ids.dtype} {tuple(ids.shape)}, expected integers {(len(features),)}")
     a = _wide(features)
     if library.default_backend() == "reference":
-        return reference.mil_nce(a, group, block, temperature=temperature)
+        with without_autocast(a):
+            return reference.mil_nce(a, group, block, temperature=temperature)
+    if whole.fits(a, a):
+        losses, used, _ = whole.nce_whole(a, a, None, group, block, temperature, True, whole.keeps(a))
+        return losses.sum() / used.sum().clamp(min=1)
+    order = group.argsort(stable=True)  # then positives stand in few tiles
+    a, group, block = a[order], group[order], block[order]
     losses, _, near = streamed.nce_forward(a, a, None, group, group, block, block, temperature, True)
     return losses.sum() / (near > -math.inf).sum().clamp(min=1)
 
@@ -80,8 +96,11 @@ def dino_cross_entropy(
     the logits s and t are features prototypes^T. center: (K,), 0 unless told. No gradient goes to the teacher's
     arguments. DINO: Caron et al. 2021 (arXiv 2104.14294), its temperatures the defaults.
 
-    Memory: O(N + K) beside the inputs. Precision, errors and the result as for `info_nce`.
+    Memory: O(N + K) beside the inputs. That of few logits, precision, errors and the result as for `info_nce`.
     """
+    given = {"prototypes": prototypes, "teacher": teacher, "teacher_prototypes": teacher_prototypes, "center": center}
+    check_tensors(student=student, **given)
+    check_device("student", student, **given)
     _check_features("student", student, "prototypes", prototypes)
     _check_features("teacher", teacher, "teacher_prototypes", teacher_prototypes)
     if len(teacher) != len(student):
@@ -89,17 +108,23 @@ def dino_cross_entropy(
     if len(teacher_prototypes) != len(prototypes) or not len(prototypes):
         found = f"prototypes has {len(prototypes)} rows and teacher_prototypes {len(teacher_prototypes)}"
         raise ArgumentError(f"{found}, expected the same number, not 0")
-    if center is not None and center.shape != (len(prototypes),):
-        raise ArgumentError(f"center has shape {tuple(center.shape)}, expected {(len(prototypes),)}")
-    _check_temperature("temperature", temperature)
-    _check_temperature("teacher_temperature", teacher_temperature)
+    if center is not None and (center.shape != (len(prototypes),) or center.dtype not in FLOATING):
+        raise ArgumentError(f"center is {center.dtype} {tuple(center.shape)}, expected floating {(len(prototypes),)}")
+    check_number("temperature", temperature, above=0)
+    check_number("teacher_temperature", teacher_temperature, above=0)
     student, prototypes = _wide(student), _wide(prototypes)
     teacher, teacher_prototypes = (x.detach().to(student.dtype) for x in (teacher, teacher_prototypes))
     center = student.new_zeros(len(prototypes)) if center is None else center.detach().to(student.dtype)
-    given = (student, prototypes, teacher, teacher_prototypes, center)
-    if library.default_backend() == "reference":
-        return reference.dino_cross_entropy(*given, temperature=temperature, teacher_temperature=teacher_temperature)
-    return streamed.dino_forward(*given, temperature, teacher_temperature)[0].sum() / max(len(student), 1)
+    wide = (student, prototypes, teacher, teacher_prototypes, center)
+    if library.default_backend() != "reference":
+        options = temperature, teacher_temperature
+        if whole.fits(student, prototypes):
+            losses = whole.dino_whole(*wide, *options, whole.keeps(student, prototypes))[0]
+        else:
+            losses = streamed.dino_forward(*wide, *options)[0]
+        return losses.sum() / max(len(student), 1)
+    with without_autocast(student):
+        return reference.dino_cross_entropy(*wide, temperature=temperature, teacher_temperature=teacher_temperature)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -109,7 +134,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     for label, one in ((name, x), (other_name, other)):
-        if one.dim() != 2 or not one.is_floating_point():
+        if one.dim() != 2 or one.dtype not in FLOATING:
             raise ArgumentError(f"{label} is {one.dtype} {tuple(one.shape)}, expected floating features (rows, D)")
     if other.shape[1] != x.shape[1]:
         raise ArgumentError(f"{other_name} has {other.shape[1]} features, expected the {x.shape[1]} of {name}")
@@ -117,8 +142,3 @@ def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> Non
         raise ArgumentError(
             f"{other_name} is {other.dtype} on {other.device}, expected {x.dtype} on {x.device} as {name}"
         )
-
-
-def _check_temperature(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ArgumentError(f"{name} is {value}, expected a number above 0")

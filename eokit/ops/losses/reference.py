@@ -26,12 +26,10 @@ def mil_nce(a: Tensor, group: Tensor, block: Tensor, *, temperature: float) -> T
     candidates = block[:, None] != block
     positives = candidates & (group[:, None] == group)
     used = positives.any(1)
-    if not used.any():
-        return a.sum() * 0
-    scores, candidates, positives = a[used] @ a.T / temperature, candidates[used], positives[used]
-    nothing = float("-inf")
-    rows = scores.masked_fill(~candidates, nothing).logsumexp(1) - scores.masked_fill(~positives, nothing).logsumexp(1)
-    return rows.mean()
+    scores, unused = a @ a.T / temperature, ~used[:, None]
+    # A row without positives compares with everything and is then dropped: its gradient is 0, not NaN.
+    every, near = (scores.masked_fill(~(some | unused), float("-inf")).logsumexp(1) for some in (candidates, positives))
+    return _mean(every - near, used)
 
 
 def dino_cross_entropy(
@@ -52,7 +50,7 @@ def dino_cross_entropy(
     logits = student @ prototypes.T / temperature
     with torch.no_grad():
         targets = ((teacher @ teacher_prototypes.T - center) / teacher_temperature).softmax(1)
-    return -(targets * logits.log_softmax(1)).sum(1).mean()
+    return -(targets * logits.log_softmax(1)).sum() / max(len(student), 1)
 
 
 def _mean(rows: Tensor, used: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eokit.ops import library
 from eokit.ops.row_mlp import reference
+from eokit.ops.wiring import refuse_second_derivative, without_autocast
 
 ROWS = 512
 """Rows of a block: at 1,536 features 3 MiB of float32. 512 to 2,048 were equally fast, 256 a fifth slower."""
@@ -127,22 +128,23 @@ def row_mlp_backward(
     grad_x = torch.empty_like(x)
     sums = [[torch.zeros_like(one, dtype=torch.float32) for one in kind] for kind in (weights, biases, gains, shifts)]
     block = _rows_of(x)
-    for start in range(0, len(x), block):
-        inputs, linears = [x[start : start + block]], []
-        for weight, bias, gain, shift in zip(weights, biases, gains, shifts, strict=True):
-            linears.append(torch.addmm(bias, inputs[-1], weight.T))
-            inputs.append(torch.ops.eokit.norm_relu(linears[-1], gain, shift, groups, epsilon))
-        slope = grad[start : start + block]
-        for i in reversed(range(len(weights))):
-            slope, *of_norm = torch.ops.eokit.norm_relu_backward(
-                slope, linears[i], gains[i], shifts[i], groups, epsilon
-            )
-            for total, one in zip(
-                (kind[i] for kind in sums), (slope.T @ inputs[i], slope.sum(0), *of_norm), strict=True
-            ):
-                total += one
-            slope = slope @ weights[i]
-        grad_x[start : start + block] = slope
+    with without_autocast(x):
+        for start in range(0, len(x), block):
+            inputs, linears = [x[start : start + block]], []
+            for weight, bias, gain, shift in zip(weights, biases, gains, shifts, strict=True):
+                linears.append(torch.addmm(bias, inputs[-1], weight.T))
+                inputs.append(torch.ops.eokit.norm_relu(linears[-1], gain, shift, groups, epsilon))
+            slope = grad[start : start + block]
+            for i in reversed(range(len(weights))):
+                slope, *of_norm = torch.ops.eokit.norm_relu_backward(
+                    slope, linears[i], gains[i], shifts[i], groups, epsilon
+                )
+                for total, one in zip(
+                    (kind[i] for kind in sums), (slope.T @ inputs[i], slope.sum(0), *of_norm), strict=True
+                ):
+                    total += one
+                slope = slope @ weights[i]
+            grad_x[start : start + block] = slope
     kinds = zip(sums, (weights, biases, gains, shifts), strict=True)
     return [grad_x, *(total.to(one.dtype) for kind, given in kinds for total, one in zip(kind, given, strict=True))]
 
@@ -172,3 +174,5 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 row_mlp_forward.register_autograd(_gradient, setup_context=_setup_context)
+refuse_second_derivative("row_mlp_backward", "row_mlp")
+refuse_second_derivative("norm_relu_backward", "row_mlp")

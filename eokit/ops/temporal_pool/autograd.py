@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eokit.ops import library
+from eokit.ops.wiring import refuse_second_derivative
 
 
 @torch.library.register_fake("eokit::pool_forward")
@@ -37,6 +38,7 @@ def _backward(ctx: Any, grad_out: Tensor, _: Tensor | None) -> tuple[Tensor | No
 
 
 torch.library.register_autograd("eokit::pool_forward", _backward, setup_context=_setup_context)
+refuse_second_derivative("pool_backward", "temporal_pool")
 
 
 def _scores(x: Tensor, queries: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:

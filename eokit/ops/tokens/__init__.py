@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eokit.errors import ArgumentError
 from eokit.ops import library
+from eokit.ops.checks import FLOATING, INTEGERS, check_device, check_tensors, check_whole
 from eokit.ops.tokens import autograd, reference  # noqa: F401  (autograd registers the ops)
 
 __all__ = ["gather_tokens", "scatter_tokens"]
@@ -28,17 +29,20 @@ def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None = None, *, offset
     Raises ArgumentError naming the wrong argument; an index out of range or repeated is found on a CPU always,
     elsewhere with EOKIT_CHECK=1.
     """
+    check_tensors(x=x, index=index, pos=pos, offsets=offsets)
     _check_tokens("x", x)
+    check_device("x", x, index=index, pos=pos, offsets=offsets)
     batch, length, dim = x.shape
     _check_positions(pos, x, batch, length)
     if offsets is None:
         index = _checked_index(index, (batch, None))
     else:
+        _check_offsets(offsets, batch)
         index = _across(_checked_index(index, (None,)), offsets, batch, length)
         x = x.reshape(1, batch * length, dim)
         pos = pos.reshape(1, batch * length, dim) if pos is not None and pos.dim() == 3 else pos
     pos = None if pos is None else pos.to(x.dtype).contiguous()
-    inverse = _inverse(index, x.shape[1], x)
+    inverse = _inverse(index, x.shape[1], length, x)
     out = _map_rows(x, index, inverse, None, pos, by_output=False)
     return out if offsets is None else out[0]
 
@@ -59,8 +63,9 @@ def scatter_tokens(
 
     Returns (B, length, D). Gradients for visible, mask_token and pos; otherwise as `gather_tokens`.
     """
-    if length < 0:
-        raise ArgumentError(f"length is {length}, expected 0 or more")
+    check_tensors(visible=visible, index=index, mask_token=mask_token, pos=pos, offsets=offsets)
+    check_device("visible", visible, index=index, mask_token=mask_token, pos=pos, offsets=offsets)
+    check_whole("length", length, least=0)
     if offsets is None:
         _check_tokens("visible", visible)
         batch, count, dim = visible.shape
@@ -69,16 +74,17 @@ def scatter_tokens(
         if visible.dim() != 2:
             raise ArgumentError(f"visible has shape {tuple(visible.shape)}, expected (N, D) to go with offsets")
         _check_tokens("visible", visible[None])
+        _check_offsets(offsets, None)
         batch, dim = len(offsets) - 1, visible.shape[-1]
         index = _across(_checked_index(index, (len(visible),)), offsets, batch, length)
         visible = visible[None]
-    if mask_token.shape != (dim,) or not mask_token.is_floating_point():
+    if mask_token.shape != (dim,) or mask_token.dtype not in FLOATING:
         raise ArgumentError(f"mask_token is {mask_token.dtype} {tuple(mask_token.shape)}, expected floating ({dim},)")
     _check_positions(pos, visible, batch, length)
     if offsets is not None and pos is not None and pos.dim() == 3:
         pos = pos.reshape(1, batch * length, dim)
     pos = None if pos is None else pos.to(visible.dtype).contiguous()
-    inverse = _inverse(index, length if offsets is None else batch * length, visible)
+    inverse = _inverse(index, length if offsets is None else batch * length, length, visible)
     mask_token = mask_token.to(visible.dtype).contiguous()
     out = _map_rows(visible, inverse, index, mask_token, pos, by_output=True)
     return out if offsets is None else out.view(batch, length, dim)
@@ -94,41 +100,61 @@ def _map_rows(
     return reference.map_rows(x, map, fill, pos, by_output)
 
 
-def _inverse(index: Tensor, length: int, tokens: Tensor) -> Tensor:
-    """The way back, the index checked on the way; made by the kernels that take `tokens`."""
+def _inverse(index: Tensor, length: int, each: int, tokens: Tensor) -> Tensor:
+    """The way back, the index checked on the way; made by the kernels that take `tokens`.
+
+    each: tokens of a sample; more than one may stand in a row.
+    """
     on_cpu = index.device.type == "cpu"
     if on_cpu and library.COMPILED:
         try:
             return torch.ops.eokit.invert_index(index, length)
-        except RuntimeError as error:
-            raise ArgumentError(str(error).splitlines()[0]) from None
+        except RuntimeError:
+            raise ArgumentError(_what_is_wrong(index, length, each)) from None
     wanted = on_cpu or os.environ.get("EOKIT_CHECK") == "1"
     if wanted and index.numel() and not torch.compiler.is_compiling():
-        ends = int(index.min()), int(index.max())
-        if ends[0] < 0 or ends[1] >= length:
-            raise ArgumentError(f"index: {ends[0]} to {ends[1]} is outside 0..{length - 1}")
-        if (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
-            raise ArgumentError("index: a token comes twice in one row")
+        inside = int(index.min()) >= 0 and int(index.max()) < length
+        if not inside or (torch.ops.eokit.invert_index(index, length) >= 0).sum() != index.numel():
+            raise ArgumentError(_what_is_wrong(index, length, each))
     if index.is_cuda and library.runs_cuda(tokens):
         return torch.ops.eokit_cuda.invert_index(index, length)
     return torch.ops.eokit.invert_index(index, length)
 
 
+def _what_is_wrong(index: Tensor, length: int, each: int) -> str:
+    """The first token of `index` (B, K) that is outside 0..length - 1, or comes twice in a row."""
+    outside = (index < 0) | (index >= length)
+    if bool(outside.any()):
+        row, place = outside.nonzero()[0].tolist()
+        return f"index: {index[row, place]} at {(row, place)} is outside 0..{length - 1}"
+    places = index + length * torch.arange(len(index), device=index.device)[:, None]
+    tokens, counts = places.unique(return_counts=True)
+    sample, token = divmod(int(tokens[counts > 1][0]), each)
+    return f"index: {token} comes twice in sample {sample}"
+
+
 def _across(index: Tensor, offsets: Tensor, batch: int, length: int) -> Tensor:
     """The ragged index (N,) as one (1, N) over the tokens of all samples."""
-    if offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) != batch + 1:
-        raise ArgumentError(f"offsets is {offsets.dtype} {tuple(offsets.shape)}, expected integers ({batch + 1},)")
     counts = offsets.diff()
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(index) or bool((counts < 0).any()):
         raise ArgumentError(f"offsets are {offsets.tolist()}, expected them to rise from 0 to {len(index)}")
-    if len(index) and (int(index.min()) < 0 or int(index.max()) >= length):
-        raise ArgumentError(f"index: {int(index.min())} to {int(index.max())} is outside 0..{length - 1}")
+    outside = (index < 0) | (index >= length)
+    if bool(outside.any()):
+        place = int(outside.nonzero()[0])
+        raise ArgumentError(f"index: {index[place]} at {place} is outside 0..{length - 1}")
     samples = torch.arange(batch, device=index.device).repeat_interleave(counts.to(index.device))
     return (index + samples * length)[None]
 
 
+def _check_offsets(offsets: Tensor, batch: int | None) -> None:
+    """batch: the number of samples, None if only the offsets know it."""
+    expected = "(B + 1,)" if batch is None else f"({batch + 1},)"
+    if offsets.dim() != 1 or offsets.dtype not in INTEGERS or not len(offsets) or batch not in (None, len(offsets) - 1):
+        raise ArgumentError(f"offsets is {offsets.dtype} {tuple(offsets.shape)}, expected integers {expected}")
+
+
 def _check_tokens(name: str, x: Tensor) -> None:
-    if x.dim() != 3 or not x.is_floating_point():
+    if x.dim() != 3 or x.dtype not in FLOATING:
         raise ArgumentError(f"{name} is {x.dtype} {tuple(x.shape)}, expected floating tokens (B, L, D)")
     if x.numel() and x.shape[-1] > 1 and x.stride(-1) != 1:
         raise ArgumentError(f"{name} has strides {x.stride()}, expected a contiguous last dimension")
@@ -136,7 +162,7 @@ def _check_tokens(name: str, x: Tensor) -> None:
 
 def _checked_index(index: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     expected = tuple("N" if n is None else n for n in shape)
-    if index.is_floating_point() or index.dtype == torch.bool:
+    if index.dtype not in INTEGERS:
         raise ArgumentError(f"index is {index.dtype}, expected integers")
     if index.dim() != len(shape) or any(n not in (None, m) for n, m in zip(shape, index.shape, strict=True)):
         raise ArgumentError(f"index has shape {tuple(index.shape)}, expected ({', '.join(map(str, expected))})")
@@ -147,8 +173,6 @@ def _check_positions(pos: Tensor | None, x: Tensor, batch: int, length: int) -> 
     if pos is None:
         return
     dim = x.shape[-1]
-    if pos.shape not in ((length, dim), (batch, length, dim)) or not pos.is_floating_point():
+    if pos.shape not in ((length, dim), (batch, length, dim)) or pos.dtype not in FLOATING:
         found = f"{pos.dtype} {tuple(pos.shape)}"
         raise ArgumentError(f"pos is {found}, expected floating {(length, dim)} or {(batch, length, dim)}")
-    if pos.device != x.device:
-        raise ArgumentError(f"pos is on {pos.device}, expected {x.device}")

@@ -45,8 +45,20 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
     if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
-        to_positions = to_positions.unflatten(1, (-1, ctx.positions_shape[0])).sum((0, 1))
+        length, dim = ctx.positions_shape  # a ragged index has the samples one after the other in a row
+        to_positions = to_positions.reshape(-1, length, dim).sum(0) if length else grad.new_empty(0, dim)
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
+
+
+def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    rows, map = inputs
+    ctx.save_for_backward(map)
+    ctx.dtype = rows.dtype
+
+
+def _backward_of_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (map,) = ctx.saved_tensors
+    return torch.where((map < 0)[..., None], grad.to(ctx.dtype), 0), None
 
 
 for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
@@ -54,6 +66,7 @@ for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
     torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
     torch.library.register_fake(f"{_ops.name}::sum_unmapped", _fake_sum)
     torch.library.register_autograd(f"{_ops.name}::map_rows", partial(_backward, _ops), setup_context=_setup_context)
+    torch.library.register_autograd(f"{_ops.name}::sum_unmapped", _backward_of_sum, setup_context=_setup_sum)
 
 
 def _map_rows(
