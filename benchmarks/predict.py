@@ -114,7 +114,8 @@ def make_predictor(model: str, preset: str) -> Any:
     from eokit.data.preprocessing import Input, Preprocessing
     from eokit.mapping.inference import Predictor
     from eokit.models.registry import build_encoder
-    from eokit.tasks.segmentation import SegmentationModel, Task
+    from eokit.tasks.segmentation import SegmentationModel
+    from eokit.tasks.task import Task
 
     torch.manual_seed(0)
     classes = tuple(f"class {number}" for number in range(20))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eokit.files import write_text
 from eokit_cli.options import PATH, common, emit, say, say_settings, settings_options, split_names
 
-PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
+if TYPE_CHECKING:
+    from eokit.evaluation.report import BaseReport
+
+PROTOCOLS = ["knn", "linear", "finetuned", "random-forest", "raw-linear"]
 
 
 @click.command()
@@ -20,19 +23,27 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
-    help="Probe the features, use the head, or the baseline.  [default: finetuned if there is a head, else linear]",
+    help="Probe the features, use the head, or a baseline.  [default: finetuned if there is a head, else linear]",
+)
+@click.option("--label", metavar="NAME", help="Label layer.  [default: the head's, else semantic, else the only one]")
+@click.option(
+    "--features",
+    type=click.Choice(["patch", "dense"]),
+    help="linear, of maps: a vector a patch, or a sub-patch where the encoder has them.  [default: patch]",
 )
 @click.option("--folds", metavar="4,5", help="Score on these.  [default: the last]")
 @click.option("--train-folds", metavar="1-3", help="A probe learns from these.  [default: the folds that are left]")
 @click.option(
-    "--val-folds", metavar="4", help="The linear probe picks its penalty on these.  [default: the last but one]"
+    "--val-folds", metavar="4", help="A linear probe picks its penalty on these.  [default: the last but one]"
 )
 @click.option("--random-init", is_flag=True, default=None, help="Probe a random encoder of the same configuration.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: what model and store share]")
 @click.option(
     "--dates", type=click.IntRange(min=1), help="At most so many dates, evenly spaced.  [default: as learned]"
 )
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens or pixels to learn from.  [default: 50000]")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="Tokens, pixels or samples to learn from.  [default: 50000]"
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many patches to learn from and to score on.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Patches at once.  [default: 8]")
 @click.option("--workers", type=click.IntRange(min=0), help="Loader processes.  [default: 0]")
@@ -40,7 +51,8 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest"]
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of draws and intervals.  [default: 0]")
 @click.option("--out", type=PATH, metavar="FILE.json", help="Write the report there as well.")
 @click.option("--plot", type=PATH, is_flag=False, flag_value=Path(), metavar="[PNG]",
-              help="Draw the confusion matrix; without a name at the end: ./confusion-<protocol>.png.")  # fmt: skip
+              help="Draw the confusion matrix, or the classes' F1 where a sample has several; without a name at the"
+                   " end: ./confusion-<protocol>.png or ./classes-<protocol>.png.")  # fmt: skip
 @settings_options
 @common
 def command(
@@ -54,13 +66,16 @@ def command(
 ) -> None:
     """Score BUNDLE (default: the newest in ./runs) on the test folds of a store.
 
-    knn is scored per token, the others per pixel. Scores come from the summed confusion matrix with void left out and
-    background kept, with 95 % bootstrap intervals over patches. random-forest is a baseline on the raw series and
-    needs no BUNDLE; with one, it takes the same modalities.
+    Of label maps knn is scored per token, the others per pixel: scores come from the summed confusion matrix with void
+    left out and background kept. Labels of whole samples are scored per sample: by the same where a sample has one
+    class, by average precision and F1 where it has several. 95 % intervals are bootstrapped over patches or samples.
+    random-forest and raw-linear are baselines on the raw series and need no BUNDLE; with one, they take the same
+    modalities.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds
-    from eokit.evaluation.protocols import EvaluateSettings, evaluate
+    from eokit.evaluation.protocols import evaluate
+    from eokit.evaluation.study import EvaluateSettings
 
     for name in ("folds", "train_folds", "val_folds"):
         given[name] = parse_folds(given[name]) if given[name] else None
@@ -72,10 +87,23 @@ def command(
         write_text(out, json.dumps(report.to_dict(), indent=2) + "\n")
         say(f"report   {out}", quiet)
     if plot is not None:
-        plot = plot if plot != Path() else Path(f"confusion-{report.protocol}.png")
-        from eokit.viz.confusion import draw_confusion
-
-        title = f"{report.protocol} on {report.data}, mIoU {100 * report.scores['miou']:.1f} %"
-        draw_confusion(report.matrix, report.classes, report.ignore, plot, title=title, synthetic=report.synthetic)
-        say(f"picture  {plot}", quiet)
+        say(f"picture  {_draw(report, plot)}", quiet)
     emit(report.to_dict(), as_json, quiet, report.table)
+
+
+def _draw(report: BaseReport, plot: Path) -> Path:
+    """The picture that fits the labels; an empty path: named after the protocol, in this folder."""
+    from eokit.evaluation.report import Report
+    from eokit.viz.classes import draw_classes
+    from eokit.viz.confusion import draw_confusion
+
+    (metric, name), *_ = report.shown.items()
+    score = f"{name} {100 * report.scores[metric]:.1f} %"
+    title = f"{report.protocol} on {report.data}, {score}"
+    if isinstance(report, Report):
+        path = plot if plot != Path() else Path(f"confusion-{report.protocol}.png")
+        return draw_confusion(
+            report.matrix, report.classes, report.ignore, path, title=title, synthetic=report.synthetic
+        )
+    path = plot if plot != Path() else Path(f"classes-{report.protocol}.png")
+    return draw_classes(report.scores["per_class"], path, title=title, synthetic=report.synthetic)

@@ -1,4 +1,4 @@
-"""`eokit finetune`: fit an encoder and a segmentation head to the labels of a store."""
+"""`eokit finetune`: fit an encoder and a head to the labels of a store."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from eokit_cli.options import (
 if TYPE_CHECKING:
     from eokit.training.finetune import FinetuneResult, FinetuneSettings
 
+METRICS = {"miou": "mIoU", "macro_f1": "macro F1", "macro_map": "macro mAP"}
 LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 """Options that are settings of the loop."""
 
@@ -36,14 +37,19 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
     type=click.Choice(["full", "frozen", "head-only"]),
     help="full: all learns. frozen: the encoder does not. head-only: from features computed once.  [default: full]",
 )
+@click.option("--label", metavar="NAME", help="Label layer.  [default: semantic, else the only one there is]")
 @click.option(
-    "--head", type=click.Choice(["linear", "conv"]), help="linear per token, or light decoder.  [default: conv]"
+    "--head",
+    type=click.Choice(["linear", "conv", "dense"]),
+    help="Of maps: linear per token, light decoder, linear per sub-patch.  [default: conv]",
 )
 @click.option("--random-init", is_flag=True, default=None, help="Start from random weights, to compare.")
 @click.option("--train-folds", metavar="1-3", help="Train on these.  [default: all but the last two]")
 @click.option("--val-folds", metavar="4", help="Stop early on these.  [default: the last but one]")
 @click.option(
-    "--class-weights", type=click.Choice(["sqrt", "none"]), help="~ 1 / sqrt(pixels), or none.  [default: sqrt]"
+    "--class-weights",
+    type=click.Choice(["sqrt", "none"]),
+    help="~ 1 / sqrt(pixels), or none.  [default: sqrt; none for several classes at once]",
 )
 @click.option("--dates", type=click.IntRange(min=1), help="At most so many dates a sample.  [default: 32]")
 @click.option(
@@ -69,8 +75,11 @@ def command(
 ) -> None:
     """Fine-tune the encoder of DIR (a run or a bundle; default: the newest in ./runs) on the labels of a store.
 
-    Writes BUNDLE, whole, with the best mIoU on the validation folds, and BUNDLE.run with events and checkpoints. The
+    Writes BUNDLE, whole, with the best score on the validation folds, and BUNDLE.run with events and checkpoints. The
     test folds are not touched. With --resume the settings are those of the run.
+
+    The label layer tells the task: maps are scored by mIoU, one class a sample by macro F1, several classes a sample by
+    macro mAP.
     """
     settings = _settings(given | {"quiet": quiet or None}, config_file, overrides)
     from eokit.training.distributed import is_first
@@ -110,6 +119,7 @@ def _settings(given: dict[str, Any], config: Path | None, overrides: tuple[str, 
 def _plain(result: FinetuneResult) -> dict[str, Any]:
     return {
         "bundle": str(result.bundle),
+        "metric": result.metric,
         "folds": result.split._asdict(),
         "synthetic": result.synthetic,
         "notes": result.notes,
@@ -118,12 +128,12 @@ def _plain(result: FinetuneResult) -> dict[str, Any]:
 
 
 def _text(result: FinetuneResult, settings: FinetuneSettings) -> str:
-    fitted = result.fit
+    fitted, metric = result.fit, METRICS[result.metric]
     lines = [f"{fitted.step} steps in {fitted.seconds:.0f} s, {fitted.data_wait:.1%} of it waiting for data"]
     if fitted.stopped_early:
-        lines.append(f"stopped early: no better validation mIoU in {settings.patience} validations")
+        lines.append(f"stopped early: no better validation {metric} in {settings.patience} validations")
     if fitted.best_metric is not None:
-        lines.append(f"best validation mIoU {100 * fitted.best_metric:.1f} % at step {fitted.best_step}, kept")
+        lines.append(f"best validation {metric} {100 * fitted.best_metric:.1f} % at step {fitted.best_step}, kept")
     lines.append(f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""))
     lines.append(f"next: eokit evaluate {result.bundle} --data {settings.data}")
     return "\n".join(lines)

@@ -23,8 +23,9 @@ from eokit.data.store import Store
 from eokit.data.synthetic import write_synthetic_pastis
 from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import UsageError
-from eokit.evaluation.protocols import EvaluateSettings, evaluate
-from eokit.evaluation.report import Report
+from eokit.evaluation.protocols import evaluate
+from eokit.evaluation.report import BaseReport, Report
+from eokit.evaluation.study import EvaluateSettings
 from eokit.files import writing
 from eokit.mapping.predict import PredictSettings, predict
 from eokit.mapping.summary import MapResult
@@ -68,7 +69,7 @@ class Chain:
     """What the demo has made so far: the paths, the scores by contender, and the seconds of each step."""
 
     settings: DemoSettings
-    reports: dict[str, Report] = field(default_factory=dict)
+    reports: dict[str, BaseReport] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
@@ -189,6 +190,7 @@ def _page(chain: Chain, maps: list[MapResult]) -> Path:
     quicklook = draw_quicklook(store, chain.path("season.png"))
     scores = draw_scores(chain.reports, chain.path("scores.png"), title="Test fold of the synthetic season")
     last = chain.reports["fine-tuned"]
+    assert isinstance(last, Report)  # its labels are maps
     confusion = draw_confusion(
         last.matrix, last.classes, last.ignore, chain.path("confusion.png"), title="fine-tuned", synthetic=True
     )
@@ -248,7 +250,7 @@ def _evaluation(chain: Chain, **how: Any) -> EvaluateSettings:
     return EvaluateSettings(data=data, seed=seed, quiet=quiet, max_tokens=LEARN_FROM, **how)
 
 
-def _summary(report: Report) -> dict[str, Any]:
+def _summary(report: BaseReport) -> dict[str, Any]:
     names = ("miou", "oa", "macro_f1")
     return {name: {"value": report.scores[name], "interval_95": report.interval.get(name)} for name in names}
 

@@ -22,7 +22,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A bank of labelled vectors (n, D), of length 1."""
+    """A bank of labelled vectors (n, D), of length 1. labels: (n,), or (n, K) of 0 and 1."""
 
     bank: Tensor
     labels: Tensor
@@ -37,10 +37,17 @@ class Neighbours:
         return cls(bank, tokens.labels.to(device), n_classes, min(NEIGHBOURS, len(bank)))
 
     def votes(self, features: Tensor) -> Tensor:
-        """(n, K) votes for feature vectors (n, D); the prediction is their argmax."""
+        """(n, K) votes for vectors (n, D), shares where each has several classes; else the argmax is predicted."""
         return torch.cat([self._votes(part) for part in F.normalize(features.float(), dim=1).split(CHUNK)])
+
+    def shares(self, features: Tensor) -> Tensor:
+        """(n, K) shares of the votes: of one class each, or of those that have a class and those that do not."""
+        votes = self.votes(features)
+        return votes if self.labels.ndim == 2 else votes / votes.sum(1, keepdim=True)
 
     def _votes(self, queries: Tensor) -> Tensor:
         similarity, nearest = (queries @ self.bank.T).topk(self.k, dim=1)
         weights = (similarity / self.temperature).exp()
+        if self.labels.ndim == 2:
+            return torch.einsum("nk,nkc->nc", weights / weights.sum(1, keepdim=True), self.labels[nearest].float())
         return weights.new_zeros(len(queries), self.n_classes).scatter_add_(1, self.labels[nearest], weights)

@@ -1,143 +1,54 @@
-"""The baseline to beat: a random forest on the raw series of each pixel, put on a common grid of days.
-
-Every pixel's valid values are interpolated linearly to a ten-day grid counted from 1 January of the year in the middle
-of its season, so that another year or other dates give the same columns.
-"""
+"""The baseline to beat: a random forest on raw series of pixels, or on the moments of whole samples."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from eokit.data.sample import Sample, Series
-from eokit.errors import DataError
-from eokit.progress import Progress
-from eokit.tasks.features import MAX_TOKENS, Labels, draw
+from eokit.data.sample import Sample
+from eokit.evaluation.raw_series import Grid, columns
+from eokit.tasks.features import Tokens
 
-STEP = 10
-"""Days between two columns of the grid; Sentinel-2 passes every five, and half of its passes are cloudy."""
 TREES = 100
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Days from 1 January of the middle year of a season, common to all samples."""
-
-    first: int
-    last: int
-
-    @property
-    def days(self) -> np.ndarray:
-        """(G,) days."""
-        return np.arange(self.first, self.last + 1, STEP)
-
-
-def origin(season: Sequence[np.ndarray]) -> int:
-    """1 January (days since 1970-01-01) of the year of a season's median date. season: (T,) days per modality."""
-    middle = np.datetime64("1970-01-01", "D") + int(np.median(np.concatenate(season)))
-    return int(middle.astype("datetime64[Y]").astype("datetime64[D]").astype(int))
-
-
-def common_grid(seasons: Iterable[Sequence[np.ndarray]]) -> Grid:
-    """The grid that spans all `seasons`, each the days (T,) of every modality of one sample."""
-    spans = []
-    for season in seasons:
-        start = origin(season)
-        spans += [(int(days.min()) - start, int(days.max()) - start) for days in season]
-    return Grid(min(first for first, _ in spans), max(last for _, last in spans))
-
-
-def columns(sample: Sample, grid: Grid, pixels: np.ndarray) -> np.ndarray:
-    """(n, columns) float32: the series of every modality at the flat pixel numbers `pixels`, on the grid."""
-    start = origin([one.days.numpy() for one in sample.series.values()])
-    parts = [resample(one, one.days.numpy() - start, grid.days, pixels) for one in sample.series.values()]
-    return np.concatenate(parts, axis=1)
-
-
-def resample(series: Series, days: np.ndarray, grid: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(n, G * C): each pixel's valid values (T, C, n) interpolated linearly to `grid`, held beyond the first and last.
-
-    0, the mean of normalised values, where a pixel was never seen.
-    """
-    order = np.argsort(days, kind="stable")
-    days = days[order]
-    values = series.values.flatten(2).numpy()[order][:, :, pixels]  # (T, C, n)
-    valid = series.valid.flatten(1).numpy()[order][:, pixels]  # (T, n)
-    dates, _, n = values.shape
-    number = np.arange(dates)[:, None]
-    before = np.maximum.accumulate(np.where(valid, number, -1), axis=0)  # last valid date up to t, -1: none
-    after = np.minimum.accumulate(np.where(valid, number, dates)[::-1], axis=0)[::-1]  # first valid date from t on
-    before, after = np.vstack([np.full((1, n), -1), before]), np.vstack([after, np.full((1, n), dates)])
-    cut = np.searchsorted(days, grid, side="right")  # dates up to the grid day
-    low, high = before[cut], after[cut]  # (G, n)
-    low, high = np.where(low < 0, high, low), np.where(high == dates, low, high)  # held at the ends
-    never = low == dates  # no valid date at all (then low came from high)
-    low, high = np.where(never, 0, low), np.where(never | (high < 0), 0, high)
-    gap = days[high] - days[low]
-    share = np.divide(grid[:, None] - days[low], gap, out=np.zeros(gap.shape), where=gap > 0)  # (G, n)
-    at = np.arange(n)
-    first, second = values[low, :, at], values[high, :, at]  # (G, n, C)
-    out = first + share[..., None].astype(np.float32) * (second - first)
-    out[never] = 0
-    return out.transpose(1, 0, 2).reshape(n, -1).astype(np.float32)
 
 
 @dataclass
 class Forest:
-    """A fitted forest, the grid it was fitted on, and how many pixels of each class (K,) it learned from."""
+    """A fitted forest of classes 0 to `n_classes` - 1."""
 
-    grid: Grid
     model: Any
-    support: np.ndarray
+    n_classes: int
 
-    def predict(self, sample: Sample, shape: tuple[int, int]) -> torch.Tensor:
-        """(H, W) int64 class ids of one sample."""
-        prediction = self.model.predict(columns(sample, self.grid, np.arange(shape[0] * shape[1])))
+    @classmethod
+    def fit(cls, train: Tokens, n_classes: int, seed: int = 0) -> Forest:
+        """A forest on `train`: one class each, or several."""
+        from sklearn.ensemble import RandomForestClassifier
+
+        model = RandomForestClassifier(n_estimators=TREES, random_state=seed, n_jobs=-1)
+        model.fit(train.features.numpy(), train.labels.numpy())
+        return cls(model, n_classes)
+
+    @property
+    def columns(self) -> int:
+        """Numbers that it learned from, of each pixel or sample."""
+        return int(self.model.n_features_in_)
+
+    def predict(self, sample: Sample, grid: Grid, shape: tuple[int, int]) -> Tensor:
+        """(H, W) int64 class ids of the pixels of one sample."""
+        prediction = self.model.predict(columns(sample, grid, np.arange(shape[0] * shape[1])))
         return torch.from_numpy(prediction.astype(np.int64)).reshape(shape)
 
-
-def fit(
-    dataset: Any, labels: Labels, grid: Grid, *, max_pixels: int = MAX_TOKENS, seed: int = 0, quiet: bool = False
-) -> Forest:
-    """A forest on about `max_pixels` labelled pixels, an equal share of each sample of `dataset`, drawn by `seed`."""
-    from sklearn.ensemble import RandomForestClassifier
-
-    share = math.ceil(max_pixels / max(1, len(dataset)))
-    x, y = [], []
-    for number, sample in enumerate(shown(dataset, "series to learn from", quiet)):
-        truth = same_grid(sample, labels)
-        known = torch.ones_like(truth, dtype=torch.bool) if labels.ignore is None else truth != labels.ignore
-        pixels = draw(known.flatten().nonzero().flatten(), share, [seed, number]).numpy()
-        x.append(columns(sample, grid, pixels))
-        y.append(truth.flatten().numpy()[pixels])
-    truth_all = np.concatenate(y)
-    if not len(truth_all):
-        raise DataError("no labelled pixel to learn from: every label of these folds is void")
-    model = RandomForestClassifier(n_estimators=TREES, random_state=seed, n_jobs=-1)
-    model.fit(np.concatenate(x), truth_all)
-    return Forest(grid, model, np.bincount(truth_all, minlength=labels.n_classes))
-
-
-def same_grid(sample: Sample, labels: Labels) -> torch.Tensor:
-    """The labels (H, W) of a sample, whose series must lie on the same pixels."""
-    truth = sample.targets[labels.name].long()
-    for name, one in sample.series.items():
-        if one.values.shape[-2:] != truth.shape:
-            raise DataError(
-                f"{name} has {tuple(one.values.shape[-2:])} pixels, the labels {tuple(truth.shape)};"
-                " the random forest needs them on one grid: leave this modality out (--modalities)"
-            )
-    return truth
-
-
-def shown(dataset: Any, what: str, quiet: bool) -> Iterator[Sample]:
-    """The samples of `dataset` in order, with progress."""
-    with Progress(what, len(dataset), quiet=quiet) as bar:
-        for number in range(len(dataset)):
-            yield dataset[number]
-            bar.advance()
+    def shares(self, features: Tensor) -> Tensor:
+        """(n, K) float32, the shares of trees for each class; each class by itself where a sample has several."""
+        told = self.model.predict_proba(features.numpy())
+        out = np.zeros((len(features), self.n_classes), np.float32)
+        if isinstance(told, list):
+            for k, (share, known) in enumerate(zip(told, self.model.classes_, strict=True)):
+                out[:, k] = share[:, known == 1].sum(1)
+        else:
+            out[:, self.model.classes_] = told
+        return torch.from_numpy(out)

@@ -22,9 +22,11 @@ from eokit.data.collate import collate
 from eokit.data.dataset import DatePolicy
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch, Sample, Series, Where
+from eokit.errors import UsageError
 from eokit.mapping.tiles import Tile
-from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, find_bundle, load_bundle
+from eokit.models.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle, find_bundle, load_bundle
 from eokit.nn.device import pick_device
+from eokit.tasks.classification import ClassificationModel
 from eokit.tasks.segmentation import SegmentationModel
 
 Item = TypeVar("Item")
@@ -60,12 +62,17 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     chosen = pick_device(device)
     folder = find_bundle(path)
     bundle = load_bundle(folder)
+    if (bundle.task or {}).get("kind") in ClassificationModel.kinds:
+        raise UsageError(
+            f"{folder} tells classes of whole samples and draws no map;"
+            " score it with eokit evaluate, or take its features with eokit embed"
+        )
     model = SegmentationModel.from_bundle(bundle, str(folder)).to(chosen).eval()
     return Predictor(
         model=model.logits_and_seen,
         preprocessing=bundle.preprocessing,
         classes=model.task.classes,
-        patch_size=bundle.encoder.patch_size,
+        patch_size=_patch_pixels(bundle, model, folder),
         identity=bundle_digest(folder),
         device=chosen,
         synthetic=bool(bundle.provenance.get("synthetic")),
@@ -75,6 +82,20 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         name=_name(folder),
         label=model.task.label,
     )
+
+
+def _patch_pixels(bundle: Bundle, model: SegmentationModel, folder: Path) -> int:
+    """Pixels of the map along a patch; a UsageError where its labels are not on the grid of the first modality."""
+    if not bundle.preprocessing.inputs:  # open: what is drawn from tells the modalities
+        return bundle.encoder.patch_size
+    name, first = next(iter(bundle.preprocessing.inputs.items()))
+    patch = bundle.encoder.patch_pixels(name, len(first.bands))
+    if patch != model.patch:
+        raise UsageError(
+            f"{folder} draws {model.patch} x {model.patch} labels where {name} has {patch} x {patch} pixels, and a map"
+            f" is drawn on the grid of {name}; score it with eokit evaluate"
+        )
+    return patch
 
 
 def _name(folder: Path) -> str:

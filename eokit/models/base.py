@@ -23,7 +23,7 @@ class Features:
     """What an encoder says of a batch; maps are (B, D, h, w), channels-last in memory.
 
     tile: (B, D), one vector a sample. patch: (B, D, h, w), one vector a patch of `patch_size` pixels, pooled over the
-    valid dates. dense: (B, D', H, W), one vector a pixel, or None where the family has none.
+    valid dates. dense: (B, D', H, W), one vector a sub-patch of one modality (`config.dense`), or None.
     seen: (B, h, w) bool, False where no date of any modality showed the patch (its features are then meaningless).
     """
 
@@ -63,6 +63,19 @@ class Encoder(nn.Module):
 
     def expected(self, modality: str, bands: int) -> Expected | None:
         """What the weights expect of a modality that is taken; None where the data that trained them said it."""
+        return None
+
+    @property
+    def dense_width(self) -> int:
+        """Numbers of a vector of `Features.dense`."""
+        return self.width
+
+    def patch_pixels(self, modality: str, bands: int) -> int:
+        """Pixels of a modality along a patch."""
+        return self.patch_size
+
+    def subpatch_pixels(self, modality: str, bands: int) -> int | None:
+        """Pixels of a modality along a sub-patch, of which `Features.dense` tells; None where there are none."""
         return None
 
     def forward(self, batch: Batch) -> Features:

@@ -1,8 +1,9 @@
-"""Segmentation heads: from patch features to one logit per class and pixel. Both take any encoder's Features."""
+"""Heads: from any encoder's Features to one logit per class, of every pixel or of the whole sample."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ CONV_WIDTH, CONV_WIDTH_MIN = 128, 32
 class LinearHead(nn.Module):
     """One linear layer per patch token, its logits upsampled bilinearly to pixels."""
 
+    reads: ClassVar[Literal["patch", "dense"]] = "patch"
+
     def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -29,17 +32,58 @@ class LinearHead(nn.Module):
         logits = self.classify(features.patch.movedim(1, -1))  # (B, h, w, K)
         return to_pixels(logits.movedim(-1, 1), self.patch_size)
 
+    def start(self, train: Tokens, val: Tokens | None = None) -> None:
+        """Begin as the linear probe of these tokens."""
+        start_linear(self.classify, train, val)
+
+
+class NormedLinear(nn.Module):
+    """LayerNorm, then one linear layer, of vectors (..., D); begins as the linear probe of normalised vectors."""
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.classify = nn.Linear(width, n_classes)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        return self.classify(self.norm(vectors))
+
     @torch.no_grad()
     def start(self, train: Tokens, val: Tokens | None = None) -> None:
-        """Begin as the linear probe of these tokens, which descent would need thousands of steps to find.
+        """Begin as the linear probe of these vectors."""
+        self.norm.reset_parameters()
 
-        Linear probing first also keeps fine-tuning from distorting the encoder (Kumar et al., ICLR 2022). A class
-        without a token gets the lowest bias of the others, so that it can still be learned.
-        """
-        probe = fit(train, val, self.classify.out_features)
-        there = probe.bias > NEVER
-        self.classify.weight.copy_(probe.weight)
-        self.classify.bias.copy_(torch.where(there, probe.bias, probe.bias[there].min()))
+        def normed(tokens: Tokens) -> Tokens:
+            return Tokens(self.norm(tokens.features.to(self.norm.weight.device)).cpu(), tokens.labels)
+
+        start_linear(self.classify, normed(train), None if val is None else normed(val))
+
+
+class DenseHead(NormedLinear):
+    """LayerNorm and a linear layer per sub-patch, logits upsampled bilinearly where a sub-patch has several pixels."""
+
+    reads: ClassVar[Literal["patch", "dense"]] = "dense"
+
+    def __init__(self, width: int, patch_size: int, n_classes: int) -> None:
+        super().__init__(width, n_classes)
+        self.patch_size = patch_size
+
+    def forward(self, features: Features) -> Tensor:
+        """Logits (B, K, h p, w p) of dense features (B, D', G, G), h x w patches of p pixels."""
+        assert features.dense is not None, "the encoder was built without `dense`"
+        logits = self.logits(features.dense.movedim(1, -1)).movedim(-1, 1)
+        return to_pixels(logits, features.seen.shape[-1] * self.patch_size / logits.shape[-1])
+
+
+class TileHead(NormedLinear):
+    """LayerNorm and a linear layer on the one vector of a sample."""
+
+    reads: ClassVar[Literal["tile"]] = "tile"
+
+    def forward(self, features: Features) -> Tensor:
+        """Logits (B, K) of tile features (B, D)."""
+        return self.logits(features.tile)
 
 
 class ConvHead(nn.Module):
@@ -51,6 +95,7 @@ class ConvHead(nn.Module):
     logits do not depend on how large the tile around it is.
     """
 
+    reads: ClassVar[Literal["patch", "dense"]] = "patch"
     center: Tensor
     scale: Tensor
 
@@ -85,7 +130,25 @@ class ConvHead(nn.Module):
         self.scale.copy_(train.features.std(0).clamp_min(1e-6)[:, None, None])
 
 
-HEADS: dict[str, type[LinearHead] | type[ConvHead]] = {"linear": LinearHead, "conv": ConvHead}
+HEADS: dict[str, type[LinearHead] | type[ConvHead] | type[DenseHead]] = {
+    "linear": LinearHead,
+    "conv": ConvHead,
+    "dense": DenseHead,
+}
+"""Heads of maps."""
+
+
+@torch.no_grad()
+def start_linear(layer: nn.Linear, train: Tokens, val: Tokens | None) -> None:
+    """Make `layer` the linear probe of these vectors, which descent would need thousands of steps to find.
+
+    Linear probing first also keeps fine-tuning from distorting the encoder (Kumar et al., ICLR 2022). A class that
+    does not occur gets the lowest bias of the others, so that it can still be learned.
+    """
+    probe = fit(train, val, layer.out_features)
+    there = probe.bias > NEVER
+    layer.weight.copy_(probe.weight)
+    layer.bias.copy_(torch.where(there, probe.bias, probe.bias[there].min()))
 
 
 def to_pixels(maps: Tensor, factor: float) -> Tensor:
@@ -105,8 +168,3 @@ class _ChannelNorm(nn.LayerNorm):
 
 def _conv(wide: int, narrow: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(wide, narrow, kernel_size=3, padding=1), _ChannelNorm(narrow), nn.GELU())
-
-
-def seen_pixels(seen: Tensor, patch_size: int) -> Tensor:
-    """(B, h, w) bool per token -> (B, h p, w p) bool per pixel."""
-    return torch.repeat_interleave(torch.repeat_interleave(seen, patch_size, -2), patch_size, -1)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from eokit.data.store import Store
 
 
+MAP = "semantic"
+"""The label layer that is taken where none is named."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a whole data set is gone through: batch size, loader processes, device, and whether progress is shown."""
@@ -153,18 +157,26 @@ def _check_among(names: Sequence[str], there: Sequence[str]) -> None:
         raise UsageError(f"modality {missing[0]!r} is not among {', '.join(there)}")
 
 
-def label_layer(store: Store, name: str) -> tuple[tuple[str, ...], int | None]:
-    """Class names and void id of a label layer; a store without it, or a layer without names, is a DataError."""
+def label_layer(store: Store, name: str | None = None) -> tuple[LabelSpec, list[str]]:
+    """The label layer called `name`, or if None the one that there is, and a note where that had to be chosen.
+
+    None: `semantic`, else the only layer with classes; several are a UsageError that lists them. A store without the
+    layer, or a layer without class names, is a DataError.
+    """
+    if name is None and MAP not in store.labels:
+        known = [one.name for one in store.labels.values() if one.classes is not None]
+        if len(known) > 1:
+            raise UsageError(f"{store.path} has several label layers: {', '.join(known)}; choose one with --label")
+        if known:
+            return store.labels[known[0]], [f"labels: {known[0]}, the only layer of {store.path} with classes"]
+    name = name or MAP
     spec: LabelSpec | None = store.labels.get(name)
     if spec is None:
         there = ", ".join(store.labels) or "none"
         raise DataError(f"{store.path} has no label layer {name!r} (it has: {there}); prepare the data with its labels")
     if spec.classes is None:
         raise DataError(f"{store.path}: label layer {name!r} has no class names, expected one per id")
-    if not spec.is_map:
-        maps = ", ".join(one.name for one in store.labels.values() if one.is_map) or "none"
-        raise DataError(f"{store.path}: label layer {name!r} is of whole samples, expected a map (its maps: {maps})")
-    return spec.classes, spec.ignore
+    return spec, []
 
 
 def batches(dataset: Any, reading: Reading, what: str | None = None) -> Iterator[Batch]:

@@ -14,17 +14,17 @@ from eokit.data.sample import Batch, Series, Where
 def random_batch(
     preprocessing: Preprocessing,
     dates: Mapping[str, int],
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int] | Mapping[str, tuple[int, int, int]],
     targets: Mapping[str, Tensor] | None = None,
 ) -> Batch:
     """Noise as `preprocessing` would deliver it, all of it valid, a date every five days, with these targets.
 
-    dates: modality -> T, of the modalities that the batch has. shape: (B, H, W).
+    dates: modality -> T, of the modalities that the batch has. shape: (B, H, W), of all of them or of each.
     """
-    size, height, width = shape
-    series = {}
+    series, size = {}, 0
     for name, count in dates.items():
         one = preprocessing.inputs[name]
+        size, height, width = shape[name] if isinstance(shape, Mapping) else shape
         values = torch.randn(size, count, len(one.bands), height, width)
         days = (18_000 + 5 * torch.arange(count, dtype=torch.int32)).expand(size, count)
         valid = torch.ones(size, count, height, width, dtype=torch.bool)

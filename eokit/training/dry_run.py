@@ -81,9 +81,9 @@ def every_other_token(size: int, tokens: int) -> Tensor:
     return (torch.arange(tokens * tokens).view(tokens, tokens) % 2 == 0).expand(size, tokens, tokens)
 
 
-def random_labels(size: int, edge: int, n_classes: int) -> Tensor:
-    """Class ids (B, H, W)."""
-    return torch.randint(n_classes, (size, edge, edge))
+def random_labels(shape: tuple[int, ...], n_values: int) -> Tensor:
+    """Class ids of a shape, such as (B, H, W)."""
+    return torch.randint(n_values, shape)
 
 
 class SavedBytes(AbstractContextManager):

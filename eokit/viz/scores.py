@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from eokit.viz.style import new_figure, save_figure, stamp_synthetic
 
 if TYPE_CHECKING:
-    from eokit.evaluation.report import Report
+    from eokit.evaluation.report import BaseReport
 
 SHOWN = {"miou": "mIoU, %", "oa": "overall accuracy, %", "macro_f1": "macro F1, %"}
 
 
-def draw_scores(reports: Mapping[str, Report], path: Path, *, title: str) -> Path:
+def draw_scores(reports: Mapping[str, BaseReport], path: Path, *, title: str) -> Path:
     """Bars of mIoU, OA and macro F1 of each named report with 95 % intervals, as a PNG at `path`."""
     figure = new_figure(9, 3.4)
     for axes, metric in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN, strict=True):

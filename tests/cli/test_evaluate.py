@@ -7,7 +7,8 @@ import json
 import pytest
 
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.training.labelled_stores import BANDS, CLASSES, VOID, labelled_store, random_bundle
 
 
@@ -44,6 +45,17 @@ def test_the_report_and_the_picture_are_written(eokit, store, bundle, tmp_path):
     assert json.loads((tmp_path / "made" / "report.json").read_text())["protocol"] == "knn"
     assert (tmp_path / "made" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert "picture  made/confusion.png" in err
+
+
+@pytest.mark.parametrize(("label", "picture"), [("kinds", "classes-knn.png"), ("main", "confusion-knn.png")])
+def test_labels_of_samples_are_scored_and_drawn(eokit, bundle, tmp_path, label, picture):
+    whole = labelled_store(tmp_path / "whole.zarr", labels=("kinds", "main"))
+    call = ("evaluate", bundle, "--data", whole.path, "--protocol", "knn", "--label", label, "--plot")
+    code, out, _ = eokit(*call)
+    assert code == 0
+    assert "per sample, 3 samples, folds: train 1 2 3" in out
+    assert ("macro mAP" in out) == (label == "kinds")
+    assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_forest_needs_no_bundle_and_no_run(eokit, store):
@@ -102,7 +114,7 @@ def test_an_empty_fold_is_exit_3(eokit, store, bundle, folds, told):
 
 
 def test_a_store_without_labels_is_exit_3(eokit, bundle, tmp_path):
-    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    bare = labelled_store(tmp_path / "bare.zarr", labels=())
     code, _, err = eokit("evaluate", bundle, "--data", bare.path)
     assert code == 3
     assert "no label layer 'semantic' (it has: none)" in err

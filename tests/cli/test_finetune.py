@@ -66,6 +66,23 @@ def test_a_dry_run_counts_what_learns(eokit, store, bundle):
     assert full["loss"] > 0
 
 
+def test_labels_of_samples_are_learned_and_the_metric_is_named(eokit, bundle, tmp_path):
+    several = labelled_store(tmp_path / "kinds.zarr", labels=("kinds", "main"))
+    call = ("finetune", bundle, "--data", several.path, "--out", "kinds", "--label", "kinds", *QUICK)
+    code, out, _ = eokit(*call, "--dry-run")
+    assert (code, "nothing was written" in out) == (0, True)
+    code, out, _ = eokit(*call)
+    assert code == 0
+    assert "best validation macro mAP" in out
+
+
+def test_of_several_layers_one_has_to_be_chosen(eokit, bundle, tmp_path):
+    several = labelled_store(tmp_path / "kinds.zarr", labels=("kinds", "main"))
+    code, _, err = eokit("finetune", bundle, "--data", several.path, "--out", "kinds", *QUICK)
+    assert code == 2
+    assert "several label layers: kinds, main; choose one with --label" in err
+
+
 def test_quiet_says_nothing(eokit, store, bundle):
     assert eokit("finetune", bundle, "--data", store.path, "--out", "crops", "-q", *QUICK) == (0, "", "")
 
@@ -108,7 +125,7 @@ def test_an_empty_fold_is_exit_3(eokit, store, bundle):
 
 
 def test_a_store_without_labels_is_exit_3(eokit, bundle, tmp_path):
-    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    bare = labelled_store(tmp_path / "bare.zarr", labels=())
     code, _, err = eokit("finetune", bundle, "--data", bare.path, "--out", "crops", *QUICK)
     assert code == 3
     assert "no label layer 'semantic'" in err

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from eokit.models.anysat.model import EVERY_SENSOR
 from eokit.models.bundle import OpenPreprocessing, load_bundle, save_bundle
 from eokit.models.registry import build_encoder
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.mapping.scenes import write_scene
 from tests.models.anysat_files import bare, full, published
 from tests.tasks.many_sensors import many_sensors

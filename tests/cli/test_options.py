@@ -28,10 +28,10 @@ OPTIONS = {
     "models convert": "--data --overwrite",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
-    "finetune": f"{SETTINGS} --data --out --steps --mode --head --random-init --train-folds --val-folds --class-weights"
-    " --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
-    "evaluate": f"{SETTINGS} --data --protocol --folds --train-folds --val-folds --random-init --modalities --dates"
-    " --max-tokens --limit --batch-size --workers --device --seed --out --plot",
+    "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --random-init --train-folds --val-folds"
+    " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
+    "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --random-init"
+    " --modalities --dates --max-tokens --limit --batch-size --workers --device --seed --out --plot",
     "embed": f"{SETTINGS} --level --modality --patch-metres --format --dtype --folds --modalities --dates --limit"
     " --batch-size --workers --device --resume --overwrite --dry-run",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"

@@ -18,7 +18,9 @@ from rasterio.transform import Affine
 from eokit.data.preprocessing import NODATA
 from eokit.models.bundle import load_bundle, save_bundle
 from eokit.models.registry import build_encoder
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.classification import ClassificationModel
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.mapping.scenes import BANDS, preprocessing, smooth_pixels, write_scene, write_tiff
 
 CLASSES = ("background", "meadow", "maize", "void")
@@ -161,6 +163,16 @@ def test_a_bundle_without_a_head_says_to_fine_tune(eokit, bundle, scene, tmp_pat
     code, _, err = eokit("predict", "encoder", scene, "map.tif")
     assert code == 4
     assert "eokit finetune" in err
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_a_bundle_for_whole_samples_draws_no_map(eokit, bundle, scene, tmp_path, kind):
+    made = load_bundle(bundle)
+    task = Task(CLASSES, head="linear", label="genus", kind=kind)
+    save_bundle(tmp_path / "b", ClassificationModel(made.encoder, task).to_bundle(made.preprocessing, {}))
+    code, _, err = eokit("predict", "b", scene, "map.tif")
+    assert code == 2
+    assert "tells classes of whole samples and draws no map; score it with eokit evaluate" in err
 
 
 def test_a_map_that_is_there_is_kept(eokit, bundle, scene, tmp_path):

@@ -19,7 +19,6 @@ from eokit.data.store import Store
 from eokit.data.transforms import FlipRotate
 from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import ArgumentError, DataError
-from eokit.tasks.inputs import label_layer
 from eokit_cli.inspect import command
 from tests.data.stores import CLASSES, make_source, make_store
 
@@ -89,11 +88,6 @@ def test_inspect_counts_them_in_samples(store):
     words = CliRunner().invoke(command, [str(store.path)]).stdout
     assert "multilabel: label, any of 4 classes a sample" in words
     assert "class: label, one class a sample" in words
-
-
-def test_a_dense_task_refuses_them_and_names_the_maps(store):
-    with pytest.raises(DataError, match=r"'class' is of whole samples, expected a map \(its maps: semantic, parcel\)"):
-        label_layer(store, "class")
 
 
 WRONG = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eokit.evaluation.bootstrap import intervals
+from eokit.evaluation import bootstrap
+from eokit.evaluation.bootstrap import intervals, intervals_multilabel, intervals_of_units
 from eokit.tasks.metrics import scores
+from eokit.tasks.multilabel import multilabel_scores
 
 
 def patches(n: int, seed: int, accuracy: float = 0.7, classes: int = 4) -> np.ndarray:
@@ -53,6 +55,55 @@ def test_more_patches_narrow_the_interval():
 
 def test_a_single_patch_has_no_interval():
     assert intervals(patches(1, 0), None)["miou"] is None
+
+
+def test_units_of_a_matrix_have_the_intervals_of_one_matrix_each():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 300)
+    single = np.zeros((300, 4, 4), np.int64)
+    single[np.arange(300), truth, np.where(rng.random(300) < 0.7, truth, rng.integers(0, 4, 300))] = 1
+    one, other = intervals(single, None, resamples=4000), intervals_of_units(single.sum(0), None, resamples=4000)
+    for name, held in one.items():
+        np.testing.assert_allclose(held, other[name], atol=0.01)  # a fifth of the width; two draws of 4000 resamples
+
+
+def several(n: int, seed: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and truth (n, K) of classes that a score tells from the others now and then."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, (n, classes))
+    return np.clip(0.3 * truth + rng.random((n, classes)) * 0.7, 0, 1), truth
+
+
+def test_intervals_of_several_classes_hold_the_score_and_repeat_with_the_seed():
+    said, truth = several(150, 0)
+    got = intervals_multilabel(said, truth, seed=3)
+    assert got == intervals_multilabel(said, truth, seed=3)
+    assert got != intervals_multilabel(said, truth, seed=4)
+    for name, value in multilabel_scores(said, truth, list("abcde")).items():
+        if name in got:
+            low, high = got[name]
+            assert low <= value <= high
+
+
+def test_intervals_of_several_classes_do_not_depend_on_how_many_resamples_go_at_once(monkeypatch):
+    said, truth = several(60, 1)
+    whole = intervals_multilabel(said, truth)
+    monkeypatch.setattr(bootstrap, "NUMBERS", 60 * 7)
+    assert intervals_multilabel(said, truth) == whole
+
+
+def test_intervals_of_several_classes_cover_the_true_score():
+    truth = multilabel_scores(*several(40_000, 99), list("abcde"))["macro_map"]
+    held = 0
+    for seed in range(100):
+        low, high = intervals_multilabel(*several(120, seed), resamples=200)["macro_map"]
+        held += low <= truth <= high
+    # average precision of few samples is a little too high, so that intervals miss on one side more than on the other
+    assert 84 <= held <= 100
+
+
+def test_a_single_sample_has_no_interval():
+    assert intervals_multilabel(np.ones((1, 2)), np.ones((1, 2), int))["macro_map"] is None
 
 
 def test_void_does_not_move_the_interval():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
 from eokit.errors import DataError
 from eokit.evaluation.knn import Neighbours
@@ -21,7 +23,7 @@ QUIET = Reading(batch_size=3, quiet=True)
 
 def tokens_of(encoder, places, labels: Labels, reading: Reading, share: int = 10**6, seed: int = 0) -> Tokens:
     encoded = encode(encoder, places, labels, reading, "tokens")
-    return sample_tokens(encoded, encoder.patch_size, labels, share=share, seed=seed)
+    return sample_tokens(encoded, labels, share=share, seed=seed)
 
 
 def clusters(n: int, seed: int, spread: float, classes: int = 3) -> Tokens:
@@ -106,6 +108,61 @@ def test_classes_without_a_training_token_are_never_predicted(there: tuple[int, 
     assert set(prediction.tolist()) <= set(there)
     known = torch.isin(test.labels, torch.tensor(there))
     assert accuracy(prediction[known], test.labels[known]) > 0.95
+
+
+def several(tokens: Tokens) -> Tokens:
+    """Two classes that features tell, one that none has and one that all have."""
+    ids = tokens.labels
+    return Tokens(tokens.features, torch.stack([ids == 0, ids != 2, ids < 0, ids >= 0], 1).long())
+
+
+def test_a_probe_of_several_classes_is_scikit_learns_one_by_one():
+    train = several(clusters(200, 0, 2.0))
+    x = train.features.numpy().astype(float)
+    scaled = (x - x.mean(0)) / x.std(0)
+    (probe,) = linear_probe.along_multilabel(train, (1e-2,), "")
+    for k in (0, 1):
+        model = LogisticRegression(C=1 / (1e-2 * len(x)), tol=1e-8, max_iter=1000).fit(scaled, train.labels[:, k])
+        np.testing.assert_allclose(
+            probe.logits(train.features)[:, k], model.decision_function(scaled), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_probe_of_several_classes_learns_and_keeps_the_odds_of_constant_ones():
+    probe = linear_probe.fit(several(clusters(400, 0, 1.0)), several(clusters(200, 1, 1.0)), 4)
+    test = several(clusters(300, 2, 1.0))
+    told = probe.logits(test.features) > 0
+    assert accuracy(told[:, :2], test.labels[:, :2].bool()) > 0.9
+    assert (told[:, 2:] == torch.tensor([False, True])).all()
+    assert probe.chosen_on == "validation folds"
+
+
+def test_the_penalty_of_several_classes_does_best_on_validation():
+    train, val = several(clusters(60, 0, 3.0)), several(clusters(500, 1, 3.0))
+
+    def score(probe):
+        return average_precision_score(val.labels[:, :2], probe.logits(val.features)[:, :2])
+
+    tried = [score(probe) for probe in linear_probe.along_multilabel(train, linear_probe.L2, "")]
+    assert score(linear_probe.fit(train, val, 4)) == pytest.approx(max(tried))
+    assert len(set(tried)) > 1
+
+
+def test_samples_that_no_class_tells_apart_cannot_be_probed():
+    with pytest.raises(DataError, match="no class tells the training samples apart"):
+        linear_probe.fit(Tokens(torch.randn(9, 4), torch.ones(9, 2, dtype=torch.long)), None, 2)
+
+
+def test_knn_of_several_classes_tells_the_share_of_votes_for_each():
+    bank = Neighbours.fit(several(clusters(300, 0, 0.1)), 4)
+    test = several(clusters(100, 1, 0.1))
+    shares = bank.shares(test.features)
+    torch.testing.assert_close(shares, test.labels.float(), atol=1e-4, rtol=0)
+
+
+def test_knn_shares_of_one_class_add_up_to_one():
+    bank = Neighbours.fit(clusters(50, 0, 1.0), 3)
+    torch.testing.assert_close(bank.shares(clusters(20, 1, 1.0).features).sum(1), torch.ones(20))
 
 
 def test_a_single_class_cannot_be_probed():

@@ -11,9 +11,12 @@ import torch
 
 from eokit.data.store import Store
 from eokit.errors import DataError, SetupError, UsageError, WeightsError
-from eokit.evaluation.protocols import PROTOCOLS, EvaluateSettings, evaluate
+from eokit.evaluation.maps import MAP_PROTOCOLS
+from eokit.evaluation.protocols import evaluate
+from eokit.evaluation.study import EvaluateSettings
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.segmentation import SegmentationModel, Task
+from eokit.tasks.segmentation import SegmentationModel
+from eokit.tasks.task import Task
 from tests.training.labelled_stores import BANDS, CLASSES, VOID, labelled_store, random_bundle
 
 RARE = 3
@@ -72,7 +75,7 @@ def test_scores_of_a_model_that_learned_from_made_up_data_say_so(
     assert report.synthetic is synthetic
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear", "random-forest"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "random-forest", "raw-linear"])
 def test_every_probe_learns_what_pixels_tell(score, protocol):
     report = score(protocol=protocol)
     seen = [row for row in report.scores["per_class"] if row["train_support"]]
@@ -81,10 +84,11 @@ def test_every_probe_learns_what_pixels_tell(score, protocol):
 
 
 def test_knn_counts_tokens_and_the_others_pixels(score, finetuned):
-    assert {name: score(protocol=name).unit for name in ("knn", "linear", "random-forest")} == {
+    assert {name: score(protocol=name).unit for name in ("knn", "linear", "random-forest", "raw-linear")} == {
         "knn": "token",
         "linear": "pixel",
         "random-forest": "pixel",
+        "raw-linear": "pixel",
     }
     assert score(bundle=finetuned, protocol="finetuned").unit == "pixel"
 
@@ -96,7 +100,7 @@ def test_every_labelled_pixel_of_the_test_fold_is_counted_once(score, store, fin
 
 
 def test_a_class_that_training_never_saw_is_reported_and_does_not_stop_it(score):
-    for protocol in ("knn", "linear", "random-forest"):
+    for protocol in ("knn", "linear", "random-forest", "raw-linear"):
         row = score(protocol=protocol).scores["per_class"][RARE]
         assert (row["train_support"], row["iou"]) == (0, 0)
         assert row["support"] > 0
@@ -107,7 +111,7 @@ def test_without_a_protocol_the_head_decides(score, finetuned):
     assert score(bundle=finetuned).protocol == "finetuned"
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear", "random-forest"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "random-forest", "raw-linear"])
 def test_the_same_seed_gives_the_same_report(score, protocol):
     one, other = (json.dumps(score(protocol=protocol, max_tokens=100, seed=3).to_dict()) for _ in range(2))
     assert one == other
@@ -174,7 +178,7 @@ def test_a_store_with_one_fold_has_nothing_to_score_on(score, tmp_path):
 
 def test_a_store_without_labels_is_refused(score, tmp_path):
     with pytest.raises(DataError, match="no label layer 'semantic'"):
-        score(data=labelled_store(tmp_path / "bare.zarr", labels=False).path)
+        score(data=labelled_store(tmp_path / "bare.zarr", labels=()).path)
 
 
 def test_finetuned_needs_a_head(score):
@@ -190,7 +194,7 @@ def test_a_head_for_other_classes_is_refused(score, bundle, tmp_path):
 
 def test_other_bands_are_refused_by_every_protocol(score, store, tmp_path):
     shuffled = random_bundle(tmp_path / "shuffled", store, bands=BANDS[::-1])
-    for protocol in PROTOCOLS:
+    for protocol in MAP_PROTOCOLS:
         with pytest.raises(WeightsError, match="give the bands in that order"):
             score(bundle=shuffled, protocol=protocol)
 

@@ -1,96 +1,55 @@
-"""The random-forest baseline and its common grid of days."""
+"""The random-forest baseline."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 
-from eokit.data.sample import Series
-from eokit.errors import DataError
-from eokit.evaluation.random_forest import columns, common_grid, fit, origin, resample
-from eokit.tasks.features import Labels
+from eokit.evaluation.random_forest import Forest
+from eokit.evaluation.raw_series import common_grid, gather_pixels
+from eokit.tasks.features import Labels, Tokens
 from tests.evaluation.toy_data import VOID, ToyPlaces
 
 LABELS = Labels("semantic", 4, VOID)
 
 
-def one_pixel(values: list[float], valid: list[bool]) -> Series:
-    n = len(values)
-    return Series(
-        torch.tensor(values).view(n, 1, 1, 1), torch.zeros(n, dtype=torch.int32), torch.tensor(valid).view(n, 1, 1), "s"
-    )
-
-
-def on_grid(values, valid, days, grid) -> list[float]:
-    return resample(one_pixel(values, valid), np.array(days), np.array(grid), np.array([0]))[0].tolist()
-
-
-def test_between_two_dates_the_series_is_a_line():
-    assert on_grid([0.0, 10.0], [True, True], [0, 100], [0, 25, 100]) == [0, 2.5, 10]
-
-
-def test_beyond_the_first_and_last_valid_date_the_series_is_held():
-    assert on_grid([3.0, 5.0], [True, True], [10, 20], [0, 30]) == [3, 5]
-
-
-def test_invalid_dates_are_bridged():
-    assert on_grid([0.0, 99.0, 10.0], [True, False, True], [0, 40, 100], [40, 50]) == [4, 5]
-
-
-def test_invalid_dates_at_the_ends_are_not_used():
-    assert on_grid([99.0, 4.0, 99.0], [False, True, False], [0, 40, 100], [0, 40, 100]) == [4, 4, 4]
-
-
-def test_a_pixel_never_seen_is_zero():
-    assert on_grid([99.0, 99.0], [False, False], [0, 40], [0, 20, 80]) == [0, 0, 0]
-
-
-def test_two_acquisitions_on_one_day_do_not_divide_by_zero():
-    assert np.isfinite(on_grid([1.0, 3.0, 5.0], [True] * 3, [10, 10, 20], [0, 10, 15, 20])).all()
-
-
-def test_pixels_are_interpolated_as_numpy_does():
-    rng = np.random.default_rng(0)
-    values, valid = rng.normal(size=(9, 2, 4, 5)), rng.random((9, 4, 5)) < 0.6
-    valid[0] = True
-    days, grid = np.sort(rng.choice(200, 9, replace=False)), np.arange(-20, 220, 10)
-    series = Series(torch.tensor(values), torch.zeros(9, dtype=torch.int32), torch.tensor(valid), "s")
-    got = resample(series, days, grid, np.arange(20)).reshape(4, 5, len(grid), 2)
-    for row, column, band in np.ndindex(4, 5, 2):
-        seen = valid[:, row, column]
-        expected = np.interp(grid, days[seen], values[seen, band, row, column])
-        np.testing.assert_allclose(got[row, column, :, band], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_another_year_gives_the_same_columns():
-    one, later = ToyPlaces(2), ToyPlaces(2, years=1)
-    pixels = np.arange(256)
-    assert common_grid(one.seasons()) == common_grid(later.seasons())
-    grid = common_grid(one.seasons())
-    np.testing.assert_array_equal(columns(one[0], grid, pixels), columns(later[0], grid, pixels))
-
-
-def test_a_season_over_new_year_counts_from_the_year_of_its_middle():
-    autumn_to_autumn = np.array(["2018-09-17", "2019-05-01", "2019-10-20"], "datetime64[D]").astype(int)
-    assert origin([autumn_to_autumn]) == np.datetime64("2019-01-01", "D").astype(int)
-
-
 def test_a_forest_learns_what_the_pixels_say_and_never_predicts_void():
     train, test = ToyPlaces(6, seed=0), ToyPlaces(3, seed=1)
-    forest = fit(train, LABELS, common_grid(train.seasons()), max_pixels=600, quiet=True)
+    grid = common_grid(train.seasons())
+    forest = Forest.fit(gather_pixels(train, LABELS, grid, "series", most=600, quiet=True), 4)
     truth = torch.stack([sample.targets["semantic"] for sample in test.samples])
-    prediction = torch.stack([forest.predict(sample, (16, 16)) for sample in test.samples])
+    prediction = torch.stack([forest.predict(sample, grid, (16, 16)) for sample in test.samples])
     assert (prediction != VOID).all()
     assert float((prediction == truth)[truth != VOID].float().mean()) > 0.95
-    assert forest.support[VOID] == 0
-    assert forest.support.sum() <= 600
 
 
-def test_series_on_another_grid_than_the_labels_are_refused():
-    places = ToyPlaces(1)
-    places.samples[0] = replace(places.samples[0], targets={"semantic": torch.zeros(8, 8, dtype=torch.long)})
-    with pytest.raises(DataError, match=r"s2 has \(16, 16\) pixels, the labels \(8, 8\)"):
-        fit(places, LABELS, common_grid(places.seasons()), quiet=True)
+def features(n: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 5))).float()
+
+
+def test_classes_that_no_sample_has_get_no_share():
+    train, test = features(80, 0), features(20, 1)
+    forest = Forest.fit(Tokens(train, 1 + 2 * (train[:, 0] > 0).long()), 5)
+    shares = forest.shares(test)
+    assert (shares[:, [0, 2, 4]] == 0).all()
+    torch.testing.assert_close(shares.sum(1), torch.ones(20))
+
+
+def test_several_classes_are_told_one_by_one():
+    train, test = features(300, 0), features(100, 1)
+    truth = torch.stack([train[:, 0] > 0, train[:, 1] > 0, train[:, 2] > 9, train[:, 3] < 9], 1).long()
+    shares = Forest.fit(Tokens(train, truth), 4).shares(test)
+    assert ((shares[:, :2] > 0.5) == (test[:, :2] > 0)).float().mean() > 0.85
+    assert (shares[:, 2] == 0).all()
+    assert (shares[:, 3] == 1).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_seed_gives_the_same_forest_as_scikit_learn(several):
+    train, test = features(60, 0), features(9, 1)
+    truth = (train[:, :2] > 0).long() if several else (train[:, 0] > 0).long()
+    again = RandomForestClassifier(100, random_state=3).fit(train.numpy(), truth.numpy()).predict_proba(test.numpy())
+    expected = np.stack([one[:, 1] for one in again], 1) if several else again
+    np.testing.assert_allclose(Forest.fit(Tokens(train, truth), 2, seed=3).shares(test), expected, rtol=1e-6)

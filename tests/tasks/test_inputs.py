@@ -84,6 +84,27 @@ def test_a_label_layer_without_class_names_is_refused():
         label_layer(store(), "parcel")
 
 
+def test_the_map_is_taken_where_no_layer_is_named():
+    assert label_layer(store())[0].name == "semantic"
+
+
+def test_the_only_layer_with_classes_is_taken_and_named():
+    other = store()
+    other.labels["genera"] = LabelSpec("genera", "uint8", (3,), ("oak", "ash", "elm"))
+    del other.labels["semantic"]
+    spec, notes = label_layer(other)
+    assert spec.name == "genera"
+    assert notes == ["labels: genera, the only layer of toy.zarr with classes"]
+
+
+def test_of_several_layers_one_has_to_be_chosen():
+    other = store()
+    del other.labels["semantic"]
+    other.labels |= {name: LabelSpec(name, "uint8", (), ("a", "b")) for name in ("genus", "age")}
+    with pytest.raises(UsageError, match="several label layers: genus, age; choose one with --label"):
+        label_layer(other)
+
+
 def test_the_label_of_a_token_is_the_most_frequent_class_that_is_not_void():
     labels = torch.tensor([[[1, 1, 9, 9], [1, 2, 9, 2]]])
     assert majority(labels, 2, 10, ignore=9).tolist() == [[[1, 2]]]

@@ -6,7 +6,8 @@ import pytest
 
 from eokit.data.statistics import make_preprocessing
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.evaluation.protocols import EvaluateSettings, evaluate
+from eokit.evaluation.protocols import evaluate
+from eokit.evaluation.study import EvaluateSettings
 from eokit.mapping.patches import open_store
 from eokit.models.bundle import load_bundle
 from eokit.tasks.inputs import match_inputs
@@ -90,9 +91,16 @@ def test_a_head_learned_on_an_open_bundle_keeps_the_statistics_it_learned_with(b
     assert load_bundle(tmp_path / "head").preprocessing == match(bundle, store)[0]
 
 
-def test_labels_on_another_grid_than_the_features_are_refused_with_both_sizes(bundle, tmp_path):
+def test_labels_finer_than_the_series_are_all_counted(bundle, tmp_path):
     source = many_sensors(tmp_path / "toy.zarr", labels=(160, 160))
-    with pytest.raises(DataError, match="labels 'semantic' have 160 x 160 pixels, features cover 16 x 16"):
+    settings = EvaluateSettings(bundle=bundle, data=source.path, protocol="linear", device="cpu", quiet=True)
+    labelled = sum(int((source.read_label("semantic", one) != 3).sum()) for one in source.select([2]))
+    assert evaluate(settings).matrix.sum() == labelled
+
+
+def test_labels_that_do_not_divide_into_patches_are_refused_with_both_sizes(bundle, tmp_path):
+    source = many_sensors(tmp_path / "toy.zarr", labels=(14, 14))
+    with pytest.raises(DataError, match="labels of 14 x 14 pixels do not divide into 4 x 4 tokens"):
         evaluate(EvaluateSettings(bundle=bundle, data=source.path, protocol="knn", device="cpu", quiet=True))
 
 

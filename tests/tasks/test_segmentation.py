@@ -12,15 +12,10 @@ import torch.nn.functional as F
 
 from eokit.errors import WeightsError
 from eokit.models.bundle import load_bundle, save_bundle
-from eokit.tasks.features import Tokens
-from eokit.tasks.heads import ConvHead, LinearHead, seen_pixels, to_pixels
-from eokit.tasks.segmentation import (
-    SegmentationModel,
-    SegmentationRecipe,
-    Task,
-    pack_features,
-    weights_from_counts,
-)
+from eokit.tasks.features import Tokens, seen_pixels
+from eokit.tasks.heads import ConvHead, LinearHead, to_pixels
+from eokit.tasks.segmentation import SegmentationModel, SegmentationRecipe
+from eokit.tasks.task import Task, pack_features, weights_from_counts
 from tests.tasks.toy import preprocessing, toy, toy_batch
 
 CLASSES = ("background", "meadow", "corn", "void")

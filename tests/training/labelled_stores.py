@@ -32,11 +32,12 @@ class CropFields(MemorySource):
         return (spectra[fields(entry)].transpose(2, 0, 1)[None] + noise).astype(np.int16)
 
     def read_labels(self, entry: Entry) -> dict[str, np.ndarray]:
-        if not self.spec.labels:
-            return {}
-        labels = fields(entry)
-        labels[0] = VOID
-        return {"semantic": labels.astype(np.uint8)}
+        ids = fields(entry)
+        counts = np.bincount(ids.ravel(), minlength=VOID)
+        labels = {"kinds": (counts > 0).astype(np.uint8), "main": np.uint8(counts.argmax())}
+        ids[0] = VOID
+        labels |= {"semantic": ids.astype(np.uint8)}
+        return {one.name: np.asarray(labels[one.name]) for one in self.spec.labels}
 
 
 def fields(entry: Entry) -> np.ndarray:
@@ -46,12 +47,23 @@ def fields(entry: Entry) -> np.ndarray:
 
 
 def labelled_store(
-    path: Path, *, folds: Sequence[int] = (1, 2, 3, 4, 5) * 3, bands: Sequence[str] = BANDS, labels: bool = True
+    path: Path,
+    *,
+    folds: Sequence[int] = (1, 2, 3, 4, 5) * 3,
+    bands: Sequence[str] = BANDS,
+    labels: Sequence[str] = ("semantic",),
 ) -> Store:
-    """One patch per entry of `folds`, with 3 to 6 dates."""
+    """One patch per entry of `folds`, with 3 to 6 dates.
+
+    labels: of semantic, a map; kinds, the classes that are in it; main, the class with most pixels.
+    """
     modality = ModalitySpec("s2", "sentinel-2", tuple(bands), (len(bands), SIZE, SIZE))
-    layer = LabelSpec("semantic", "uint8", (SIZE, SIZE), CLASSES, ignore=VOID)
-    layers = (layer,) if labels else ()
+    known = (
+        LabelSpec("semantic", "uint8", (SIZE, SIZE), CLASSES, ignore=VOID),
+        LabelSpec("kinds", "uint8", (VOID,), CLASSES[:VOID]),
+        LabelSpec("main", "uint8", (), CLASSES, ignore=VOID),
+    )
+    layers = tuple(one for one in known if one.name in labels)
     spec = StoreSpec("toy", "A synthetic toy", "CC0", "nobody", True, (modality,), layers)
     entries = [
         Entry(

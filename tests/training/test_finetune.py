@@ -9,7 +9,8 @@ import torch
 
 from eokit.data.store import Store
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.evaluation.protocols import EvaluateSettings, evaluate
+from eokit.evaluation.protocols import evaluate
+from eokit.evaluation.study import EvaluateSettings
 from eokit.models.bundle import load_bundle
 from eokit.training.events import read_events
 from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune, lay_out, run_folder
@@ -158,7 +159,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(settings, tmp_path):
 
 
 def test_a_store_without_labels_is_refused(settings, tmp_path):
-    bare = labelled_store(tmp_path / "bare.zarr", labels=False)
+    bare = labelled_store(tmp_path / "bare.zarr", labels=())
     with pytest.raises(DataError, match="no label layer 'semantic'"):
         finetune(settings(data=bare.path))
 

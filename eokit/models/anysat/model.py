@@ -163,6 +163,21 @@ class AnySat(Encoder):
         self.spatial = SpatialEncoder(config.width, config.depth, config.bias_heads)
         self.combiner = Combiner(config.width, config.depth, config.bias_heads, config.combiner)
 
+    @property
+    def dense_width(self) -> int:
+        """A patch's vector and a sub-patch's."""
+        return 2 * self.width
+
+    def patch_pixels(self, modality: str, bands: int) -> int:
+        """Pixels of a modality along a patch of `patch_metres`."""
+        sensor = sensor_of(modality, bands)
+        return sensor.side(self.config.patch_metres) * max(sensor.patch, 1)
+
+    def subpatch_pixels(self, modality: str, bands: int) -> int | None:
+        """A pixel of a series, a cell of an image; none of a sensor with one token for the tile."""
+        sensor = sensor_of(modality, bands)
+        return None if sensor.whole_tile else max(sensor.patch, 1)
+
     def forward(self, batch: Batch, patch_metres: int | None = None, dense: str | None = None) -> Features:
         """Encode a batch; patch_metres and dense replace those of the configuration.
 
