@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from eokit.data.sample import Batch
 from eokit.errors import ArgumentError, UsageError
 from eokit.models.anysat.blocks import SPATIAL_EPSILON, Block
-from eokit.models.anysat.model import AnySat, Kept, Observed, Tokens
+from eokit.models.anysat.encoders import Kept, Tokens
+from eokit.models.anysat.model import AnySat, Observed
 from eokit.models.anysat.positions import grid_code
 from eokit.models.anysat.sensors import CELL
 from eokit.nn.blocks import WEIGHT_STD, linear

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eokit.errors import ArgumentError, UsageError
-from eokit.models.anysat.model import Kept
+from eokit.models.anysat.encoders import Kept
 from eokit.models.registry import build_encoder
 from eokit.ops import mil_nce
 from eokit.pretraining.anysat import (
