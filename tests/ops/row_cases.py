@@ -16,11 +16,15 @@ from eokit.ops import gather_tokens, row_mlp, scatter_tokens, temporal_pool, use
 
 
 def assert_as_exact_as(ours: Sequence[Tensor], theirs: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
-    """The largest error of each result against float64 is at most twice that of plain torch, and one rounding."""
+    """The largest error of each result against float64 is at most twice that of plain torch, and some roundings.
+
+    One of the result in its dtype, and four of float32, in which sums are taken in another order.
+    """
     for number, (a, b, truth) in enumerate(zip(ours, theirs, exact, strict=True)):
         assert a.isfinite().all(), f"result {number}"
         error, own = ((one.double() - truth).abs().max() for one in (a, b))
-        limit = 2 * own + torch.finfo(b.dtype).eps * truth.abs().max()
+        rounding = torch.finfo(b.dtype).eps + 4 * torch.finfo(torch.float32).eps
+        limit = 2 * own + rounding * truth.abs().max()
         assert error <= limit, f"result {number}: error {error:.3g}, limit {limit:.3g}"
 
 
