@@ -66,7 +66,8 @@ class Run:
         """The backends of ours that are here and did not crash when they were checked."""
         there = {one.name for one in backends() if one.available}
         stages = self.read("stages")
-        names = [self.stand_in(name) for name in CHECKED if stages.get(f"check-{name}", {}).get("returned", 0) == 0]
+        ended = {name: stages.get(f"check-{name}", {}).get("returned", 0) for name in CHECKED}
+        names = [self.stand_in(name) for name in CHECKED if ended[name] in (0, None)]  # None: it ran out of time
         return [name for name in names if name in there]
 
     def stand_in(self, name: str) -> str:
@@ -100,8 +101,12 @@ def build(run: Run) -> None:
         environment |= {"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"}
     command = [sys.executable, "setup.py", "build_ext", "--help" if run.dry else "--inplace"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    told = {"seconds": round(time.time() - started, 1), "returned": done.returncode, "log": done.stderr[-2000:]}
-    run.save("build", told)
+    told: dict[str, Any] = {"seconds": round(time.time() - started, 1), "returned": done.returncode}
+    report_file = (
+        ROOT / "eokit" / "_build_report.json"
+    )  # setup.py goes on without what does not build, and says so there
+    told["built"] = json.loads(report_file.read_text(encoding="utf-8")) if report_file.is_file() else None
+    run.save("build", told | {"log": (done.stdout + done.stderr)[-20_000:]})
 
 
 def check(run: Run, wanted: str) -> None:
@@ -116,9 +121,9 @@ def check(run: Run, wanted: str) -> None:
             prepared = set_up(shape, run.device, {name: run.contender(name)})
             outcome = gate(prepared.runs[name], prepared.truth(name), required=False)
             found.append({"T": length, "mask_rate": rate} | outcome)
-        told[f"{dtype} D={dim}"] = found
-        if not run.save(f"check-{wanted}", told):
-            break
+            told[f"{dtype} D={dim}"] = found
+            if not run.save(f"check-{wanted}", told):
+                return
     run.save(f"check-{wanted}", told)
 
 

@@ -71,7 +71,8 @@ def read_index(file: Path) -> Index:
     import pyarrow.parquet as pq
 
     with file.open("rb") as stream:
-        rows = pq.ParquetFile(stream).read().to_pydict()
+        # A thread of Arrow that outlives the interpreter with a Python file in its hands aborts the process.
+        rows = pq.ParquetFile(stream).read(use_threads=False).to_pydict()
     return Index(
         ids=rows["id"],
         folds=np.array(rows["fold"], np.int32),

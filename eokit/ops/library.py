@@ -70,7 +70,7 @@ def backends() -> tuple[Backend, ...]:
         Backend("sdpa", True, "torch.nn.functional.scaled_dot_product_attention on views"),
         Backend("cpu", COMPILED, _CPU_REASON),
         Backend("triton", TRITON and (INTERPRETED or torch.cuda.is_available()), _triton_reason()),
-        Backend("cuda", CUDA and torch.cuda.is_available(), _CUDA_REASON),
+        Backend("cuda", CUDA and torch.cuda.is_available(), _cuda_reason()),
     )
 
 
@@ -231,6 +231,12 @@ def require_cuda(wanted_by: str) -> None:
         raise SetupError(f"{wanted_by} needs the CUDA kernels, which are missing: {_CUDA_REASON}")
 
 
+def _cuda_reason() -> str:
+    """Why not, or where from; the driver is asked here, and not when eokit is imported."""
+    blind = CUDA and not torch.cuda.is_available()
+    return _CUDA_REASON + (", but torch sees no CUDA device" if blind else "")
+
+
 def _load_cuda() -> tuple[bool, str]:
     """Load eokit/_C_cuda*.so into torch.ops.eokit_cuda; (True, where it is) or (False, why not)."""
     found = sorted(PACKAGE.glob("_C_cuda.*so")) + sorted(PACKAGE.glob("_C_cuda.*pyd"))
@@ -242,8 +248,7 @@ def _load_cuda() -> tuple[bool, str]:
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
         return False, f"{found[0].name} does not load: {str(error).splitlines()[0]}"
-    seen = "" if torch.cuda.is_available() else ", but torch sees no CUDA device"
-    return True, f"kernels from {found[0].name} for CUDA tensors{seen}"
+    return True, f"kernels from {found[0].name} for CUDA tensors"
 
 
 def _load_compiled() -> tuple[bool, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -58,14 +60,15 @@ def lay_out(settings: PretrainSettings) -> Plan:
     settings, told = _fill_in(settings, stores, folds)
     preprocessings = common_preprocessing(stores, [list(names) for names in modalities], folds)
     torch.manual_seed(settings.loop.seed)
-    encoder = build_encoder("anysat", settings.preset, {"modalities": _bands(modalities)} | settings.encoder)
-    recipe = AnySatJEPA(cast(AnySat, encoder), config_from(AnySatJEPAConfig, settings.jepa, "jepa"))
     parts = [
         _part(settings, number, store, preprocessing, tuple(names.values()), chosen)
         for number, (store, preprocessing, names, chosen) in enumerate(
             zip(stores, preprocessings, modalities, folds, strict=True)
         )
     ]
+    config = {"modalities": _bands(modalities), "patch_metres": usual_patch(parts)} | settings.encoder
+    encoder = build_encoder("anysat", settings.preset, config)
+    recipe = AnySatJEPA(cast(AnySat, encoder), config_from(AnySatJEPAConfig, settings.jepa, "jepa"))
     notes += told + [
         _say_part(store, part, names) for store, part, names in zip(stores, parts, modalities, strict=True)
     ]
@@ -189,6 +192,14 @@ def patch_sizes(
             " set scales, or crop"
         )
     return tuple(fitting)
+
+
+def usual_patch(parts: Sequence[Part]) -> int:
+    """The patch size in metres of the bundle, where a verb is told no other: the middle one of those that most fit."""
+    counts = Counter(metres for part in parts for metres in part.scales)
+    most = max(counts.values())
+    fitting = sorted(metres for metres, count in counts.items() if count == most)
+    return fitting[len(fitting) // 2]
 
 
 def _fits(metres: int, sensors: tuple[AnySatSensor, ...]) -> bool:

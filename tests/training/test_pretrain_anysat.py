@@ -102,6 +102,13 @@ def strange():
     return MemorySource(replace(source.spec, modalities=modalities), source.entries)
 
 
+def test_the_bundle_has_a_patch_size_that_its_stores_can_be_cut_into(stores):
+    plan = lay_out(settings(stores))
+    assert {part.scales for part in plan.dataset.parts} == {(10, 20, 30, 40)}
+    assert plan.recipe.encoder.config.patch_metres == 30
+    assert lay_out(settings(stores, encoder={"patch_metres": 20})).recipe.encoder.config.patch_metres == 20
+
+
 def test_weights_decide_how_often_a_store_comes(stores):
     plan = lay_out(settings(stores, weights=(3.0, 1.0)))
     assert [part.weight for part in plan.dataset.parts] == [3.0, 1.0]
