@@ -83,10 +83,14 @@ def scores(matrix: np.ndarray | Tensor, classes: Sequence[str], ignore: int | No
 
 
 def _ratios(matrix: np.ndarray, ignore: int | None) -> dict[str, np.ndarray]:
-    """Per class, void removed: hit, support, predicted (counts), iou, precision, recall, f1; 0 where 0 / 0."""
+    """`ratios_of` the classes of a confusion matrix, void removed."""
     keep = [number for number in range(matrix.shape[-1]) if number != ignore]
     kept = matrix[..., keep, :][..., keep].astype(np.float64)
-    hit, support, predicted = np.diagonal(kept, axis1=-2, axis2=-1), kept.sum(-1), kept.sum(-2)
+    return ratios_of(np.diagonal(kept, axis1=-2, axis2=-1), kept.sum(-1), kept.sum(-2))
+
+
+def ratios_of(hit: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Per class the counts with iou, precision, recall and f1; 0 where 0 / 0."""
 
     def over(count: np.ndarray, total: np.ndarray) -> np.ndarray:
         return np.divide(count, total, out=np.zeros_like(total), where=total > 0)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eokit.errors import ArgumentError, DataError
+from eokit.tasks.metrics import ratios_of
 
 MULTILABEL_SUMMARY = ("macro_map", "macro_f1", "micro_f1", "weighted_f1")
 """macro_map: mean average precision. weighted_f1: classes weigh by the samples that have them. Each in 0..1."""
@@ -38,7 +39,7 @@ def summarise_multilabel(scores: np.ndarray, truth: np.ndarray, times: np.ndarra
     """The scores named in `MULTILABEL_SUMMARY`, each (R,): scores (n, K) in 0..1, truth (n, K), times (R, n)."""
     _check(scores, truth)
     precisions = np.stack([average_precision(*one, times) for one in zip(scores.T, truth.T, strict=True)], axis=1)
-    ratios = _ratios(*_counts(scores, truth, times))
+    ratios = ratios_of(*_counts(scores, truth, times))
     occurs = ratios["support"] > 0
     share = ratios["support"] / np.maximum(ratios["support"].sum(1, keepdims=True), 1)
     n_occurs = np.maximum(occurs.sum(1), 1)
@@ -57,7 +58,7 @@ def multilabel_scores(scores: np.ndarray, truth: np.ndarray, classes: Sequence[s
     if not truth.any():
         raise DataError("no sample of these folds has any class: nothing to score")
     summary = {name: float(value[0]) for name, value in summarise_multilabel(scores, truth, once).items()}
-    ratios = {name: value[0] for name, value in _ratios(*_counts(scores, truth, once)).items()}
+    ratios = {name: value[0] for name, value in ratios_of(*_counts(scores, truth, once)).items()}
     rows = [
         {"id": k, "name": name, "ap": float(average_precision(scores[:, k], truth[:, k], once)[0])}
         | {key: float(ratios[key][k]) for key in ("f1", "precision", "recall")}
@@ -80,19 +81,3 @@ def _counts(scores: np.ndarray, truth: np.ndarray, times: np.ndarray) -> tuple[n
     """(R, K) each: samples that have a class and are told so, that have it, that are told to."""
     told, there, often = (scores > THRESHOLD).astype(np.float64), truth.astype(np.float64), times.astype(np.float64)
     return often @ (told * there), often @ there, often @ told
-
-
-def _ratios(hit: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Per class the counts with precision, recall and f1; 0 where 0 / 0."""
-
-    def over(count: np.ndarray, total: np.ndarray) -> np.ndarray:
-        return np.divide(count, total, out=np.zeros_like(total), where=total > 0)
-
-    return {
-        "hit": hit,
-        "support": support,
-        "predicted": predicted,
-        "precision": over(hit, predicted),
-        "recall": over(hit, support),
-        "f1": over(2 * hit, support + predicted),
-    }

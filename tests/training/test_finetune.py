@@ -13,10 +13,8 @@ from eokit.evaluation.protocols import evaluate
 from eokit.evaluation.study import EvaluateSettings
 from eokit.models.bundle import load_bundle
 from eokit.training.events import read_events
-from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune, lay_out, run_folder
+from eokit.training.finetune import finetune, lay_out, run_folder
 from tests.training.labelled_stores import BANDS, labelled_store, random_bundle
-
-LOOP = {"steps": 6, "batch_size": 4, "workers": 0, "log_every": 1, "save_every": 3, "keep": 9, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +25,6 @@ def store(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, store) -> Path:
     return random_bundle(tmp_path_factory.mktemp("bundle") / "pretrained", store)
-
-
-@pytest.fixture
-def settings(store, bundle, tmp_path):
-    """Settings of a short run, with changes; `loop_...` changes the loop."""
-
-    def make(**changes) -> FinetuneSettings:
-        loop = LOOP | {key[5:]: changes.pop(key) for key in list(changes) if key.startswith("loop_")}
-        values = {"bundle": bundle, "data": store.path, "out": tmp_path / "crops", "dates": 4, "quiet": True}
-        return FinetuneSettings(**(values | changes), loop=FinetuneLoop(**loop))
-
-    return make
 
 
 def encoder_of(path: Path) -> dict[str, torch.Tensor]:
@@ -151,11 +137,11 @@ def test_a_fine_tuned_bundle_can_be_fine_tuned_again_with_another_head(settings,
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(settings, tmp_path):
-    (tmp_path / "crops").mkdir()
-    (tmp_path / "crops" / "thesis.txt").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
     with pytest.raises(UsageError, match="is no bundle; choose another --out"):
         finetune(settings())
-    assert (tmp_path / "crops" / "thesis.txt").exists()
+    assert (tmp_path / "out" / "thesis.txt").exists()
 
 
 def test_a_store_without_labels_is_refused(settings, tmp_path):
@@ -168,7 +154,7 @@ def test_other_bands_are_refused_before_anything_is_written(settings, store, tmp
     shuffled = random_bundle(tmp_path / "shuffled", store, bands=BANDS[::-1])
     with pytest.raises(WeightsError, match="the model was trained on sentinel-2 bands B12 B11"):
         finetune(settings(bundle=shuffled))
-    assert not (tmp_path / "crops.run").exists()
+    assert not (tmp_path / "out.run").exists()
 
 
 def test_labels_that_do_not_divide_into_patches_are_refused(settings, store, tmp_path):

@@ -11,10 +11,9 @@ from eokit.data.store import Store
 from eokit.errors import DataError, UsageError
 from eokit.models.bundle import load_bundle
 from eokit.training.events import read_events
-from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune, lay_out, run_folder, try_out
+from eokit.training.finetune import finetune, lay_out, run_folder, try_out
 from tests.training.labelled_stores import CLASSES, VOID, labelled_store, random_bundle
 
-LOOP = {"steps": 6, "batch_size": 4, "workers": 0, "log_every": 1, "save_every": 3, "keep": 9, "device": "cpu"}
 LAYERS = ("kinds", "main")
 KINDS = {"kinds": "multilabel", "main": "classification"}
 METRICS = {"kinds": "macro_map", "main": "macro_f1"}
@@ -28,18 +27,6 @@ def store(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, store) -> Path:
     return random_bundle(tmp_path_factory.mktemp("bundle") / "pretrained", store)
-
-
-@pytest.fixture
-def settings(store, bundle, tmp_path):
-    """Settings of a short run, with changes; `loop_...` changes the loop."""
-
-    def make(**changes) -> FinetuneSettings:
-        loop = LOOP | {key[5:]: changes.pop(key) for key in list(changes) if key.startswith("loop_")}
-        values = {"bundle": bundle, "data": store.path, "out": tmp_path / "out", "dates": 4, "quiet": True}
-        return FinetuneSettings(**(values | changes), loop=FinetuneLoop(**loop))
-
-    return make
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:

@@ -9,7 +9,6 @@ The images of an area share one Sentinel-2 series, the super-patch. Called by `f
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from eokit.data.formats.dates import parse_day, product_days
 from eokit.data.formats.footprints import Grid, outline
 from eokit.data.formats.geotiff import crop_grid, read_image_header
 from eokit.data.formats.npy import read_header
+from eokit.data.formats.tables import read_table
 from eokit.errors import DataError
 
 
@@ -122,11 +122,11 @@ def list_patches(root: Path, findings: Findings) -> list[Listed]:
 
 def read_tables(root: Path, series: bool, findings: Findings) -> Tables:
     """The centroids, which a `series` needs, and the metadata, without which images have only a year."""
-    centroids = _read_json(root / CENTROIDS) if series else {}
+    centroids = read_table(root / CENTROIDS, '{"IMG_000001.tif": [row, column], ...}') if series else {}
     if not (root / METADATA).is_file():
         findings.note(f"no {METADATA}: aerial images get 1 July of the year of their domain")
         return Tables(centroids, {})
-    return Tables(centroids, _read_json(root / METADATA))
+    return Tables(centroids, read_table(root / METADATA, '{"IMG_000001": {...}, ...}'))
 
 
 def read_patch(listed: Listed, tables: Tables, series: bool, findings: Findings) -> Patch | None:
@@ -223,24 +223,13 @@ def _read_splits(path: Path, findings: Findings) -> dict[str, int]:
     if not path.is_file():
         findings.note(f"no {SPLITS}: no domain validates, all that do not test are fold 1")
         return {}
-    table = _read_json(path)
+    form = '{"train": ["D004_2021", ...], "val": [...], "test": [...]}'
+    table = read_table(path, form)
     if not all(isinstance(table.get(name), list) for name in FOLDS):
-        raise DataError(f'{path}: expected {{"train": ["D004_2021", ...], "val": [...], "test": [...]}}')
+        raise DataError(f"{path}: expected {form}")
     folds: dict[str, int] = {}
     for name, fold in FOLDS.items():
         twice = [domain for domain in table[name] if folds.setdefault(domain, fold) != fold]
         if twice:
             raise DataError(f"{path}: {twice[0]} is in {name} and in another list, expected in one of them")
     return folds
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy or download it again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); copy or download it again") from None
-    if not isinstance(table, dict):
-        raise DataError(f"{path}: holds a {type(table).__name__}, expected an object")
-    return table

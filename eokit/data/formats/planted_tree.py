@@ -9,7 +9,6 @@ Called by `planted.py` before anything is written: headers, dates and classes ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from eokit.data.formats.base import Findings
 from eokit.data.formats.npy import Header
 from eokit.data.formats.npz import read_headers, read_member
 from eokit.data.formats.planted_species import SPECIES, class_number
+from eokit.data.formats.tables import read_table
 from eokit.errors import DataError
 
 FOLDS = {"train": 1, "val": 2, "validation": 2, "test": 3}
@@ -161,12 +161,10 @@ def read_patch(listed: Listed, modalities: Sequence[str], findings: Findings) ->
 
 def _list_folders(folder: Path, fold: int) -> list[Listed]:
     path = folder / LABELS
-    try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); copy it again") from None
-    if not isinstance(table, dict) or not table:
-        raise DataError(f'{path}: expected {{"<id>": class number, ...}}, found {table!r:.60}')
+    form = '{"<id>": class number, ...}'
+    table = read_table(path, form)
+    if not table:
+        raise DataError(f"{path}: expected {form}, found nothing in it")
     return [Listed(id, fold, Place(id, folder / id, None), _class(path, id, value)) for id, value in table.items()]
 
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from eokit.data.formats.base import Findings
 from eokit.data.formats.dates import in_order, parse_day
 from eokit.data.formats.footprints import Grid, outline
 from eokit.data.formats.geotiff import read_image_header
+from eokit.data.formats.tables import read_table
 from eokit.errors import DataError
 
 CELL = 640.0
@@ -185,12 +185,10 @@ def _grid(root: Path, id: str) -> Grid:
 
 
 def _read_index(path: Path) -> dict[str, list]:
-    try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); copy or make it again") from None
-    if not isinstance(table, dict) or not isinstance(table.get("name"), list):
-        raise DataError(f'{path}: expected {{"name": ["32612_960_-6049", ...], "s2_dates": [[20200412, ...], ...]}}')
+    form = '{"name": ["32612_960_-6049", ...], "s2_dates": [[20200412, ...], ...]}'
+    table = read_table(path, form)
+    if not isinstance(table.get("name"), list):
+        raise DataError(f"{path}: expected {form}")
     for layer in LAYERS.values():
         rows = table.get(layer.dates, table["name"])
         if not isinstance(rows, list) or len(rows) != len(table["name"]):

@@ -5,13 +5,13 @@ Called by `treesatai.py`. A label is a list of (genus, share of the area); a gen
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from eokit.data.formats.base import Findings
+from eokit.data.formats.tables import read_table
 from eokit.errors import DataError
 
 GENERA = (
@@ -52,7 +52,7 @@ class Listed(NamedTuple):
 def read_listed(root: Path, findings: Findings) -> list[Listed]:
     """Every patch of the three lists that has a genus above the threshold; what is wrong goes to `findings`."""
     folds = _read_folds(root, findings)
-    table = _read_table(root / LABELS)
+    table = read_table(root / LABELS, '{"<name>.tif": [["Fagus", 0.8], ...], ...}')
     listed, empty = [], []
     for id, fold in folds.items():
         label = np.zeros(len(GENERA), np.uint8)
@@ -87,25 +87,12 @@ def _read_folds(root: Path, findings: Findings) -> dict[str, int]:
         twice = [id for id in ids if folds.setdefault(id, fold) != fold]
         if twice:
             findings.note(
-                f"{SPLIT.format(name)}: {len(twice)} patches (first: {twice[0]}) are in an earlier list, which holds"
+                f"{SPLIT.format(name)}: {len(twice)} of its patches (first: {twice[0]}) are also in an earlier list and"
+                " stay in that one"
             )
     if not folds:
         raise DataError(f"{root / SPLIT.format('*')}: the lists name no patch")
     return folds
-
-
-def _read_table(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy or download it again") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); copy or download it again") from None
-    if not isinstance(table, dict):
-        raise DataError(
-            f'{path}: expected {{"<name>.tif": [["Fagus", 0.8], ...], ...}}, found a {type(table).__name__}'
-        )
-    return table
 
 
 def _label(shares: Any) -> np.ndarray:

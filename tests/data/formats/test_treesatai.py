@@ -245,7 +245,7 @@ class TestTreeSatAI(FormatContract):
         source = open_source(copy)
         assert len(source.entries) == self.patches
         assert next(one.fold for one in source.entries if f"{one.id}.tif" == twice) == 1
-        assert any("test_filenames.lst: 1 patches" in note for note in source.notes)
+        assert any("test_filenames.lst: 1 of its patches" in note for note in source.notes)
 
     def test_without_images_the_series_are_prepared(self, copy):
         (copy / "aerial").rename(copy / "photos")
