@@ -12,17 +12,23 @@ from typing import Any
 from eokit.errors import UsageError
 from eokit_bench.report import Report, case_name
 
-COLUMNS = ("case", "beside", "A x ours", "B x ours", "B / A", "A ms", "B ms", "ours is")
+COLUMNS = ("case", "beside", "its ms, A", "B", "our ms, A", "B", "x ours, A", "B", "B / A", "beside it, ours became")
+WORDS = (0, 1, len(COLUMNS) - 1)
+"""Columns of words, which start at the left."""
 LEAST = 0.1
 """A ratio that moved by a smaller share did not move: reports of the same code differ by as much."""
+KINDS = {"slower": "slower", "faster": "faster", "same": "within the spread"}
+"""Verdicts, and how the summary counts them."""
 Entry = tuple[dict[str, Any], str, dict[str, Any]]
 
 
 def compare(a: Report, b: Report) -> dict[str, Any]:
-    """A row for every contender that both measured beside ours: ratios, ours in ms, a verdict; and what was lost.
+    """A row for every contender that both measured beside ours: both in ms, ratios, a verdict; and what was lost.
 
-    The verdict is of ours: "slower" or "faster" where the ratio moved by more than `LEAST` and its quartiles do not
-    overlap, else "same". Lost are contenders that A measured and B did not. UsageError for two benchmarks.
+    The verdict is of ours beside that contender: "slower" or "faster" where the ratio moved by more than `LEAST` and
+    its quartiles do not overlap, else "same". "against" says that the milliseconds of ours moved the other way: it is
+    the other one or the machine that changed. Lost are contenders that A measured and B did not. UsageError for two
+    benchmarks.
     """
     if a["benchmark"] != b["benchmark"]:
         raise UsageError(f"A measured {a['benchmark']} and B {b['benchmark']}; give two reports of one benchmark")
@@ -33,7 +39,8 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
         if key in after and "ms" not in after[key][2]:
             lost.append({"at": at, "contender": name, "why_not": after[key][2].get("why_not", "has no figure")})
         elif key in after and "times_ours" in told and "times_ours" in after[key][2] and name != ours_of(a, at):
-            rows.append({"at": at, "contender": name} | judged(told, after[key][2]) | times_of_ours(a, b, at))
+            row = {"at": at, "contender": name, "a_other_ms": told["ms"], "b_other_ms": after[key][2]["ms"]}
+            rows.append(contradicted(row | judged(told, after[key][2]) | times_of_ours(a, b, at)))
     only = {"only_in_a": len(measured.keys() - after.keys()), "only_in_b": len(after.keys() - before.keys())}
     return {"rows": rows, "lost": lost, **only, "differences": differences(a, b)}
 
@@ -72,6 +79,20 @@ def judged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return {"a_times_ours": x, "b_times_ours": y, "ratio": y / x, "is": verdict}
 
 
+def contradicted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with whether ours' own time moved by more than `LEAST` against the verdict."""
+    a, b = row["a_ms"], row["b_ms"]
+    moved = 0.0 if a is None or b is None else b / a - 1
+    return row | {"against": {"slower": moved < -LEAST, "faster": moved > LEAST, "same": False}[row["is"]]}
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """The row's verdict in words."""
+    if row["is"] == "same":
+        return ""
+    return row["is"] + (f", yet took {'less' if row['is'] == 'slower' else 'more'} time" if row["against"] else "")
+
+
 def differences(a: Report, b: Report) -> list[str]:
     """Facts of the machines that differ and that times depend on."""
     facts = ("processor", "device", "threads", "torch", "kernels")
@@ -89,23 +110,34 @@ def lost_lines(comparison: dict[str, Any]) -> list[str]:
 def text(comparison: dict[str, Any]) -> str:
     """The comparison as a table, where ours lost most first."""
     rows = sorted(comparison["rows"], key=lambda row: row["ratio"])
+    times, ratios = ("a_other_ms", "b_other_ms", "a_ms", "b_ms"), ("a_times_ours", "b_times_ours", "ratio")
     cells = [COLUMNS] + [
         (
             case_name(row["at"]),
             row["contender"],
-            *(f"{row[key]:.2f}" for key in ("a_times_ours", "b_times_ours", "ratio")),
-            *("" if row[key] is None else f"{row[key]:.4g}" for key in ("a_ms", "b_ms")),
-            "" if row["is"] == "same" else row["is"],
+            *("" if row[key] is None else f"{row[key]:.4g}" for key in times),
+            *(f"{row[key]:.2f}" for key in ratios),
+            verdict(row),
         )
         for row in rows
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     lines = [
-        "  ".join(f"{cell:{'<' if c in (0, 1, 7) else '>'}{widths[c]}}" for c, cell in enumerate(line)).rstrip()
+        "  ".join(f"{cell:{'<' if c in WORDS else '>'}{widths[c]}}" for c, cell in enumerate(line)).rstrip()
         for line in cells
     ]
-    counts = {kind: sum(row["is"] == kind for row in rows) for kind in ("slower", "faster", "same")}
-    told = f"{counts['slower']} slower, {counts['faster']} faster, {counts['same']} within the spread"
+    return "\n".join([*(lines if rows else ["no case of A is a case of B"]), "", *summary(comparison, rows)])
+
+
+def summary(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """How many ratios moved, what only one report has, and what the judgement rests on."""
+    counts = {kind: sum(row["is"] == kind for row in rows) for kind in KINDS}
+    told = ", ".join(
+        [f"{counts['slower']} slower", f"{counts['faster']} faster", f"{counts['same']} within the spread"]
+    )
     left = f"; {comparison['only_in_a']} only in A, {comparison['only_in_b']} only in B"
+    against = sum(row["against"] for row in rows)
+    doubt = [f"{against} against our own milliseconds: the other one or the machine changed there"] if against else []
     differing = [f"differs: {one}" for one in comparison["differences"]]
-    return "\n".join([*lines, "", told + left, *lost_lines(comparison), *differing])
+    basis = "x ours: how many times as long it took, in turns of one run; milliseconds of two runs are not judged"
+    return [f"beside the others: {told}{left}", *doubt, basis, *lost_lines(comparison), *differing]

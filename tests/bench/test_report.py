@@ -90,9 +90,32 @@ def test_a_machine_that_is_slower_altogether_changes_no_verdict():
     assert (row["a_ms"], row["b_ms"]) == (1.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("ours", "other", "words"),
+    [
+        (0.5, 0.2, "slower, yet took less time"),
+        (1.0, 0.2, "slower"),
+        (2.0, 0.2, "slower"),
+        (2.0, 0.9, "faster, yet took more time"),
+        (0.5, 0.9, "faster"),
+        (0.5, 0.5, ""),
+    ],
+)
+def test_a_verdict_that_our_own_time_speaks_against_says_so(ours, other, words):
+    comparison = compare.compare(toy_report(1.0), toy_report(ours, other=other))
+    assert compare.verdict(comparison["rows"][0]) == words
+    assert ("against our own milliseconds" in compare.text(comparison)) == ("yet" in words)
+
+
+def test_the_comparison_shows_what_the_other_one_took_in_both():
+    (row,) = compare.compare(toy_report(1.0), toy_report(2.0, other=0.25))["rows"]
+    assert (row["a_other_ms"], row["b_other_ms"]) == (0.5, 0.5)
+
+
 def test_only_cases_measured_in_both_are_compared():
     comparison = compare.compare(toy_report(), toy_report(at=[("T", 36)]))
     assert (comparison["rows"], comparison["only_in_a"], comparison["only_in_b"]) == ([], 2, 2)
+    assert compare.text(comparison).startswith("no case of A is a case of B\n")
     assert "2 only in A" in compare.text(comparison)
 
 
