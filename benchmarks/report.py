@@ -137,6 +137,7 @@ def text(report: Report) -> str:
         f" torch {facts['torch']}",
         f"kernels: {facts['kernels']}",
         f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}",
+        f"x {report['rows'][0]['ours']}: the median of the ratios within a turn, not the ratio of the medians",
     ]
     for row in report["rows"]:
         lines += ["", own_name(row["at"], report["rows"])]
