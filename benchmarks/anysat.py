@@ -64,12 +64,18 @@ def cases(settings: AnySatSettings) -> list[Case]:
             encoder = make(settings.preset, scene)
         longest = max(dates.values()) * scene.tiles * (metres // 10) ** 2
         refuse_if_too_large(8 * 5 * longest * encoder.width, device, "--metres")
-        at: dict[str, Any] = {"scene": name, "preset": settings.preset, "B": scene.tiles, "metres": metres}
-        at |= {"T": " ".join(map(str, dates.values())), "patch": scene.patch_metres, "dtype": dtype, "pass": "forward"}
+        at: dict[str, Any] = {"scene": name, "preset": settings.preset, "B": scene.tiles}
+        at |= {"tiles": f"tiles of {metres} m", "T": series(dates), "patches": f"patches of {scene.patch_metres} m"}
+        at |= {"dtype": dtype, "pass": "forward"}
         told = Work(None, flops(encoder, scene, dates, metres))
         prepare = partial(set_up, settings.preset, scene, dates, metres, getattr(torch, dtype), device)
         found.append(Case(at, tuple(CONTENDERS), prepare, lambda contender, told=told: told))
     return found
+
+
+def series(dates: Mapping[str, int]) -> str:
+    """What each sensor saw, in words."""
+    return ", ".join(f"{name} {count} dates" if count > 1 else f"{name} 1 image" for name, count in dates.items())
 
 
 def make(preset: str, scene: Scene) -> AnySat:
@@ -109,13 +115,7 @@ def set_up(
         for name, weight in encoder.named_parameters():
             if name.endswith("bias.table"):
                 torch.nn.init.normal_(weight, std=0.3)
-    observed = {}
-    for name, count in dates.items():
-        sensor = SENSORS[name]
-        edge = round(metres / sensor.gsd)
-        values = torch.randn(scene.tiles, count, len(sensor.bands), edge, edge, device=device)
-        days = torch.linspace(1, 365, count, device=device).round().expand(scene.tiles, count)
-        observed[name] = Observed(sensor, values, days)
+    observed = random_scene(scene, dates, metres, device)
 
     def run(encode: Encode) -> Results:
         half = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
@@ -131,6 +131,18 @@ def set_up(
         return Truth({"out": exact}, run(reference.encode), computed=dtype)
 
     return Prepared({name: partial(run, encode) for name, encode in CONTENDERS.items()}, lambda name: truth())
+
+
+def random_scene(scene: Scene, dates: Mapping[str, int], metres: int, device: torch.device) -> dict[str, Observed]:
+    """What the scene's sensors saw of `metres` x `metres`: noise, at dates spread over a year."""
+    observed = {}
+    for name, count in dates.items():
+        sensor = SENSORS[name]
+        edge = round(metres / sensor.gsd)
+        values = torch.randn(scene.tiles, count, len(sensor.bands), edge, edge, device=device)
+        days = torch.linspace(1, 365, count, device=device).round().expand(scene.tiles, count)
+        observed[name] = Observed(sensor, values, days)
+    return observed
 
 
 def told(features: Features) -> Tensor:

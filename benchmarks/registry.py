@@ -16,6 +16,7 @@ def told(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+OF_CROPSTS = "Of CropSTS: tiny, parcel or paper."
 LENGTHS = (6, 12, 24, 36, 48, 60, 72, 96, 120, 144)
 """Dates of a season, from one image a month of half a year to one every two and a half days."""
 
@@ -48,7 +49,7 @@ class SequenceSettings:
     """
 
     seq_len: tuple[int, ...] = LENGTHS
-    preset: str = "tiny"
+    preset: str = told("tiny", OF_CROPSTS)
     size: int = 32
     batch: int = 1
     dtype: tuple[str, ...] = ("float32",)
@@ -88,7 +89,7 @@ class PoolSettings:
 class MlpSettings:
     """`rows` pixel-dates."""
 
-    rows: int = told(16_384, "Pixel-dates.")
+    rows: int = told(4096, "Pixel-dates.")
     dtype: tuple[str, ...] = ("float32",)
     device: str = "auto"
     backward: bool | None = None
@@ -120,7 +121,7 @@ class TrainStepSettings:
     """A pretraining step of CropSTS `preset` on `batch` random series of `size` x `size` pixels."""
 
     seq_len: tuple[int, ...] = (36,)
-    preset: str = "tiny"
+    preset: str = told("tiny", OF_CROPSTS)
     size: int = 32
     batch: int = 4
     dtype: tuple[str, ...] = ("float32",)
@@ -132,7 +133,7 @@ class AnySatSettings:
     """An AnySat `preset` on scenes of anysat.py; metres: edge of a tile instead of the scene's."""
 
     scene: tuple[str, ...] = ("pastis", "treesatai")
-    preset: str = "base"
+    preset: str = told("base", "Of AnySat: tiny, small or base.")
     metres: int | None = None
     most_dates: int = 140
     dtype: tuple[str, ...] = ("float32",)

@@ -64,7 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share that is masked, at random."},
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
-    "preset": {"help": "Of the model."},
+    "preset": {},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},
     "rows": {"type": POSITIVE, "help": "Rows."},
     "patches": {"type": POSITIVE, "help": "Of the synthetic season."},

@@ -146,7 +146,7 @@ HELP = {
     ("tokens", "--positions"): "Tokens of a sample. [default: 1024]",
     ("tokens", "--batch"): "Samples at once. [default: 16]",
     ("pool", "--positions"): "Pixels of a series. [default: 1024]",
-    ("mlp", "--rows"): "Pixel-dates. [default: 16384]",
+    ("mlp", "--rows"): "Pixel-dates. [default: 4096]",
     ("losses", "--rows"): "Features that are compared. [default: 2048]",
     ("losses", "--save"): "Write the JSON there; without a file to benchmarks/results/DEVICE/losses.json.",
 }
