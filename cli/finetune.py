@@ -13,6 +13,7 @@ from eokit_cli.options import (
     common,
     dry_run_option,
     emit,
+    patch_metres_option,
     resume_option,
     say,
     say_settings,
@@ -43,6 +44,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
     type=click.Choice(["linear", "conv", "dense"]),
     help="Of maps: linear per token, light decoder, linear per sub-patch.  [default: conv]",
 )
+@patch_metres_option
 @click.option("--random-init", is_flag=True, default=None, help="Start from random weights, to compare.")
 @click.option("--train-folds", metavar="1-3", help="Train on these.  [default: all but the last two]")
 @click.option("--val-folds", metavar="4", help="Stop early on these.  [default: the last but one]")

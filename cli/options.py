@@ -79,6 +79,12 @@ def resume_option(command: Decorated) -> Decorated:
     return option(command)
 
 
+def patch_metres_option(command: Decorated) -> Decorated:
+    """--patch-metres of the verbs that run an encoder; `eokit.tasks.grid.patch_metres_of` settles it."""
+    text = "Edge of a patch of the encoder (AnySat).  [default: as the bundle keeps]"
+    return click.option("--patch-metres", type=click.IntRange(min=1), help=text)(command)
+
+
 def dry_run_option(what: str) -> Callable[[Decorated], Decorated]:
     """--dry-run, saying `what` it tells."""
     return click.option("--dry-run", is_flag=True, help=f"Print {what}; write nothing.")

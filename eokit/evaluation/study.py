@@ -25,7 +25,7 @@ from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, sample_tokens
-from eokit.tasks.grid import choose_dense, with_dense
+from eokit.tasks.grid import choose_dense, patch_metres_of, with_dense, with_patch
 from eokit.tasks.inputs import Reading, choose_split, label_layer, match_inputs, thin_out
 from eokit.tasks.task import Task, kind_of
 
@@ -57,6 +57,9 @@ class EvaluateSettings(Settings):
     )
     dense: str | None = Field(
         default=None, description="features dense: the modality they are of; null: the finest that fits the labels"
+    )
+    patch_metres: int | None = Field(
+        default=None, gt=0, description="edge of a patch of the encoder (AnySat); null: as the bundle keeps"
     )
     modalities: tuple[str, ...] | None = Field(
         default=None, description="use only these; null: all that model and store share"
@@ -170,6 +173,8 @@ def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protoc
     protocol = settings.protocol or ("finetuned" if bundle is not None and bundle.task else "linear")
     if settings.random_init and protocol not in ("knn", "linear"):
         raise UsageError(f"--random-init is for the protocols knn and linear, not for {protocol}")
+    if settings.patch_metres is not None and protocol in BASELINES:
+        raise UsageError(f"--patch-metres {settings.patch_metres}: {protocol} reads the raw series, without an encoder")
     return protocol
 
 
@@ -186,16 +191,30 @@ def fitted_encoder(
     """The encoder of a bundle, built to tell what the protocol reads of it."""
     protocol, encoder = chosen_protocol(settings, bundle), bundle.encoder
     if protocol == "finetuned":
+        _check_head_patch(settings, encoder)
         told = encoder.config_dict().get("dense")
         if told is not None and told not in inputs.inputs:
             raise WeightsError(f"{settings.bundle}: its head reads dense features of {told}, which is left out here")
         return encoder
+    if protocol not in BASELINES:
+        encoder = with_patch(encoder, patch_metres_of(encoder, store, inputs, settings.patch_metres))
     if settings.features == "patch":
         return with_dense(encoder, None)
     if protocol != "linear" or not layer.is_map:
         what = "maps" if protocol == "linear" else "the protocol linear"
         raise UsageError(f"--features dense is for {what}, not for {protocol} of {layer.name!r}; leave it out")
     return with_dense(encoder, choose_dense(encoder, store, inputs, layer, settings.dense))
+
+
+def _check_head_patch(settings: EvaluateSettings, encoder: Encoder) -> None:
+    """Refuse another patch size than that with which a head learned."""
+    wanted, kept = settings.patch_metres, encoder.config_dict().get("patch_metres")
+    if wanted not in (None, kept):
+        learned = f"{kept} m" if kept else f"{encoder.patch_size} pixels"
+        raise UsageError(
+            f"--patch-metres {wanted}: the head of {settings.bundle} learned on patches of {learned};"
+            " leave it out, or score the encoder by --protocol linear"
+        )
 
 
 def check_classes(study: Study, task: Task) -> None:
