@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.next_steps import after_finetuning
 from eokit_cli.options import (
     PATH,
     common,
@@ -135,7 +136,12 @@ def _text(result: FinetuneResult, settings: FinetuneSettings) -> str:
     if fitted.stopped_early:
         lines.append(f"stopped early: no better validation {metric} in {settings.patience} validations")
     if fitted.best_metric is not None:
-        lines.append(f"best validation {metric} {100 * fitted.best_metric:.1f} % at step {fitted.best_step}, kept")
+        best = f"{metric} {100 * fitted.best_metric:.1f} %"
+        lines.append(
+            f"best validation {best} at step {fitted.best_step}, kept"
+            if fitted.best_step
+            else f"no step improved on the start, a linear probe of the encoder: validation {best}, kept"
+        )
     lines.append(f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""))
-    lines.append(f"next: eokit evaluate {result.bundle} --data {settings.data}")
+    lines.append(after_finetuning(result, settings.data))
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.next_steps import after_pretraining
 from eokit_cli.options import (
     PATH,
     common,
@@ -143,6 +144,6 @@ def _text(result: PretrainResult, picture: Path | None) -> str:
             shown,
             f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""),
             *([f"curves  {picture}"] if picture else []),
-            f"next: eokit evaluate {result.bundle} --data {data}; eokit finetune {run} --data {data}",
+            after_pretraining(result.bundle, run, data),
         ]
     )

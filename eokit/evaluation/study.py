@@ -112,8 +112,8 @@ class Study:
         """The patches of one part of the split, whole and in order; an empty part is a DataError."""
         folds = getattr(self.split, part)
         if not folds:
-            there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
-            raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
+            there = sorted(set(self.store.folds.tolist()))
+            raise DataError(f"{self.store.path} has no {part} fold left{_folds_left(there)}")
         chosen = thin_out(self.store.select(folds), self.settings.limit)
         dates = DatePolicy(self.settings.dates) if self.settings.dates else None
         return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
@@ -137,6 +137,16 @@ class Study:
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
         how = self.settings
         return sample_tokens(encoded, self.labels, share=share, seed=how.seed, of=how.features)
+
+
+def _folds_left(there: list[int]) -> str:
+    """Which folds there are and what to do, for the message of a part that has none."""
+    if len(there) > 1:
+        return f" (it has folds {' '.join(map(str, there))}); name the folds to use"
+    return (
+        f" (it has one, {there[0]}): samples cannot be both learned from and scored; score on another store, or prepare"
+        " one with more folds"
+    )
 
 
 def lay_out(settings: EvaluateSettings) -> Study:
@@ -231,9 +241,14 @@ def check_classes(study: Study, task: Task) -> None:
 
 
 def as_learned(split: Split, bundle: Bundle, store: Store) -> Split:
-    """`split` with the folds that a fine-tuned bundle says it learned from; none where that was other data."""
+    """`split` with the folds that a fine-tuned bundle says it learned from; none where that was other data.
+
+    Where no fold was left to score on, because a store of one fold is trained on first, all that it did not see are.
+    """
     told = bundle.provenance if bundle.provenance.get("dataset") == store.dataset else {}
-    return Split(tuple(told.get("train_folds") or ()), tuple(told.get("val_folds") or ()), split.test)
+    train, validation = (tuple(told.get(key) or ()) for key in ("train_folds", "val_folds"))
+    free = set(store.folds.tolist()) - {*train, *validation}
+    return Split(train, validation, split.test or tuple(sorted(free)))
 
 
 def support(tokens: Tokens, labels: Labels) -> np.ndarray:

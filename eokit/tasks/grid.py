@@ -44,14 +44,11 @@ def patch_metres_of(
         return None
     metres: int = wanted or encoder.config.patch_metres
     first = store.modalities[next(iter(inputs.inputs))]
-    windows = (None, crop)
-    for window in windows:
+    for window in (None, crop):
         if _cuts(encoder, store, inputs, metres, window):
             continue
         edge = round((window or min(first.shape[-2:])) * first.gsd)
-        fitting = [
-            str(one) for one in range(1, edge + 1) if all(_cuts(encoder, store, inputs, one, each) for each in windows)
-        ]
+        fitting = [str(one) for one in fitting_patches(encoder, store, inputs, crop)]
         given = f"--patch-metres {metres}" if wanted else f"patches of {metres} m, as the bundle keeps them"
         raise UsageError(
             f"{store.path}: {given}: {edge} m of {', '.join(inputs.inputs)}{f' (crop {window})' if window else ''}"
@@ -59,6 +56,17 @@ def patch_metres_of(
             + (f"give --patch-metres {' or '.join(fitting)}" if fitting else "no size would do, leave a modality out")
         )
     return metres
+
+
+def fitting_patches(encoder: Encoder, store: Store, inputs: Preprocessing, crop: int | None = None) -> list[int]:
+    """The patch sizes in metres that cut the samples, and windows of `crop` pixels of them, into whole patches."""
+    first = store.modalities[next(iter(inputs.inputs))]
+    edge = round(min(first.shape[-2:]) * first.gsd)
+    return [
+        metres
+        for metres in range(1, edge + 1)
+        if all(_cuts(encoder, store, inputs, metres, window) for window in (None, crop))
+    ]
 
 
 def _cuts(encoder: Encoder, store: Store, inputs: Preprocessing, metres: int, window: int | None) -> bool:

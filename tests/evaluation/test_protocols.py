@@ -172,7 +172,7 @@ def test_an_empty_fold_is_refused_with_the_folds_there_are(score):
 
 def test_a_store_with_one_fold_has_nothing_to_score_on(score, tmp_path):
     one = labelled_store(tmp_path / "one.zarr", folds=(7, 7))
-    with pytest.raises(DataError, match=r"no test fold left \(it has folds 7\)"):
+    with pytest.raises(DataError, match=r"no test fold left \(it has one, 7\): samples cannot be both"):
         score(data=one.path, protocol="knn")
 
 
