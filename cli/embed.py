@@ -62,8 +62,8 @@ def command(
     BUNDLE is the newest in ./runs, the store the only ./data/*.zarr and OUT named like it (.zarr), unless given.
 
     tile: one vector a sample, as Zarr (sample, channel) or GeoParquet with footprints. patch, pixel: maps, as Zarr
-    (sample, channel, y, x) or one Cloud-Optimized GeoTIFF a sample, a band a channel. What the encoder did not see is
-    NaN, in int8 -128.
+    (sample, channel, y, x) or a folder of Cloud-Optimized GeoTIFFs, one a sample, a band a channel. What the
+    encoder did not see is NaN, in int8 -128.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds

@@ -289,6 +289,11 @@ def _target_of(settings: EmbedSettings) -> tuple[Path, Format, Level]:
     by_name: dict[str, Format] = {".zarr": "zarr", ".parquet": "geoparquet"}
     named = settings.out.suffix.lower() if settings.out is not None else ".zarr"
     format_ = settings.format or by_name.get(named, "cog")
+    if format_ == "cog" and named in (".tif", ".tiff"):
+        raise UsageError(
+            f"{settings.out}: GeoTIFFs of features are a folder with one for each sample; name OUT without {named},"
+            " or with .zarr or .parquet for one store or table"
+        )
     level = settings.level or ("tile" if format_ == "geoparquet" else "patch")
     if format_ == "geoparquet" and level != "tile":
         raise UsageError(f"--format geoparquet holds one vector a sample, --level {level} gives maps; use zarr or cog")
