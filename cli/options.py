@@ -16,6 +16,7 @@ import click
 
 from eokit.errors import UsageError
 from eokit.memory import peak_bytes
+from eokit.progress import progress_as_json
 
 if TYPE_CHECKING:
     from eokit.config import Settings
@@ -40,7 +41,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         if verbose and given["quiet"]:
             raise UsageError("-v and -q exclude each other; leave one out")
         started = time.monotonic()
-        with _logging(verbose):
+        with _logging(verbose), progress_as_json(given["as_json"]):
             command(**given)
         if verbose:
             say(f"took {time.monotonic() - started:.1f} s, {peak_bytes() / 2**30:.2f} GiB of memory at most")
@@ -48,7 +49,9 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     wrapped: Callable[..., None] = timed
     for option in (
         debug_option,
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; progress is JSON lines."
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for."),
         click.option("-v", "--verbose", is_flag=True, help="Tell settings, weights loaded, time and memory taken."),
     ):
