@@ -32,6 +32,8 @@ from eokit.tasks.task import Task, kind_of
 Protocol = Literal["knn", "linear", "finetuned", "random-forest", "raw-linear"]
 BASELINES = ("random-forest", "raw-linear")
 """Protocols that need no bundle."""
+READ_FOR = {"train": "features to learn from", "validation": "features to choose a penalty on"}
+"""What the samples of a part are read for, as progress says it."""
 
 
 class EvaluateSettings(Settings):
@@ -133,7 +135,7 @@ class Study:
     def tokens(self, part: Literal["train", "validation"]) -> Tokens:
         """Labelled tokens of one part of the split."""
         dataset, encoder = self.dataset(part), self.encoder
-        encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
+        encoded = encode(encoder, dataset, self.labels, self.reading, READ_FOR[part])
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
         how = self.settings
         return sample_tokens(encoded, self.labels, share=share, seed=how.seed, of=how.features)
