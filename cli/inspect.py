@@ -79,9 +79,10 @@ def as_text(facts: dict[str, Any]) -> str:
 
 def _against_raw(ratio: float) -> str:
     """How the size on disk compares with the arrays in memory; a store of few pixels is mostly what describes them."""
-    if ratio >= 1:
-        return f"{ratio:.2f} times smaller than the raw arrays"
-    return f"{1 / max(ratio, 1e-9):,.2f} times larger than the raw arrays"
+    factor = ratio if ratio >= 1 else 1 / max(ratio, 1e-9)
+    if factor < 1.005:
+        return "as large as the raw arrays"
+    return f"{factor:,.2f} times {'smaller' if ratio >= 1 else 'larger'} than the raw arrays"
 
 
 def _files(facts: dict[str, Any]) -> str:
