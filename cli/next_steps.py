@@ -55,11 +55,14 @@ def _patch_option(bundle: Path, store: Store) -> str:
 
     loaded = load_bundle(bundle)
     kept = loaded.encoder.config_dict().get("patch_metres")
+    if kept is None:
+        return ""
     try:
         inputs, _ = match_inputs(loaded.preprocessing, store, str(bundle))
     except EokitError:  # which the next verb explains
         return ""
-    fitting = [] if kept is None else fitting_patches(loaded.encoder, store, inputs)
+    fitting = fitting_patches(loaded.encoder, store, inputs)
     if not fitting or kept in fitting:
         return ""
-    return f" --patch-metres {min(fitting, key=lambda metres: abs(metres - kept))}"
+    nearest = min(fitting, key=lambda metres: abs(metres - kept))
+    return f" --patch-metres {nearest}"
