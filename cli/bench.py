@@ -100,6 +100,8 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
         **given: Any,
     ) -> None:
         check_picture(plot)
+        for path, flag in ((plot, "--plot"), (save, "--save")):
+            check_folder(path, flag)
         if given.get("seq_len"):
             given["seq_len"] = tuple(dict.fromkeys(length for some in given["seq_len"] for length in some))
         settings = about.settings(**{key: value for key, value in given.items() if value not in (None, ())})
@@ -128,6 +130,14 @@ def check_picture(path: Path | None) -> None:
     """Refuse, before anything is measured, a name that says that the picture is something else."""
     if path is not None and path.suffix.lower() != ".png":
         raise click.BadParameter(f"{path}: the picture is a PNG, give a name that ends in .png", param_hint="--plot")
+
+
+def check_folder(path: Path | None, flag: str) -> None:
+    """Refuse, before anything is measured, a place in a folder that is not there; those of results are made."""
+    if path is None or str(path) == DEFAULT_PLACE or path.parent.is_dir():
+        return
+    if not path.resolve().is_relative_to(RESULTS.resolve()):
+        raise click.BadParameter(f"{path}: there is no folder {path.parent}; make it, or name another", param_hint=flag)
 
 
 def setting_option(one: Field[Any]) -> Callable[[Any], Any]:

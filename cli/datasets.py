@@ -10,12 +10,12 @@ import click
 
 from eokit.data.formats import FORMATS, find_tree, get_format
 from eokit.errors import DataError
-from eokit_cli.options import PATH, common, emit
+from eokit_cli.options import PATH, NameOf, common, emit
 
 if TYPE_CHECKING:
     from eokit.data.formats.base import FormatInfo
 
-NAME = click.argument("name", metavar="NAME", type=click.Choice([*FORMATS]))
+NAME = click.argument("name", metavar="NAME", type=NameOf([*FORMATS]))
 
 
 @click.group()

@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options, split_names
+from eokit_cli.options import (
+    PATH,
+    common,
+    dry_run_option,
+    emit,
+    patch_metres_option,
+    say,
+    say_settings,
+    settings_options,
+    split_names,
+)
 
 
 @click.command()
@@ -21,7 +31,7 @@ from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_setti
     help="One vector a sample, a patch, or a sub-patch of --modality.  [default: tile for GeoParquet, else patch]",
 )
 @click.option("--modality", metavar="NAME", help="Whose sub-patches --level pixel tells.  [default: the first]")
-@click.option("--patch-metres", type=click.IntRange(min=1), help="Edge of a patch (AnySat).  [default: as configured]")
+@patch_metres_option
 @click.option(
     "--format",
     type=click.Choice(["zarr", "geoparquet", "cog"]),
@@ -52,8 +62,8 @@ def command(
     BUNDLE is the newest in ./runs, the store the only ./data/*.zarr and OUT named like it (.zarr), unless given.
 
     tile: one vector a sample, as Zarr (sample, channel) or GeoParquet with footprints. patch, pixel: maps, as Zarr
-    (sample, channel, y, x) or one Cloud-Optimized GeoTIFF a sample, a band a channel. What the encoder did not see is
-    NaN, in int8 -128.
+    (sample, channel, y, x) or a folder of Cloud-Optimized GeoTIFFs, one a sample, a band a channel. What the
+    encoder did not see is NaN, in int8 -128.
     """
     from eokit.config import load_settings
     from eokit.data.folds import parse_folds

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit.files import write_text
-from eokit_cli.options import PATH, common, emit, say, say_settings, settings_options, split_names
+from eokit_cli.options import (
+    PATH,
+    common,
+    emit,
+    patch_metres_option,
+    say,
+    say_settings,
+    settings_options,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from eokit.evaluation.report import BaseReport
@@ -36,6 +45,7 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest", "raw-linear"]
 @click.option(
     "--val-folds", metavar="4", help="A linear probe picks its penalty on these.  [default: the last but one]"
 )
+@patch_metres_option
 @click.option("--random-init", is_flag=True, default=None, help="Probe a random encoder of the same configuration.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: what model and store share]")
 @click.option(

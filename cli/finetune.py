@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.next_steps import after_finetuning
 from eokit_cli.options import (
     PATH,
     common,
     dry_run_option,
     emit,
+    patch_metres_option,
     resume_option,
     say,
     say_settings,
@@ -43,6 +45,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
     type=click.Choice(["linear", "conv", "dense"]),
     help="Of maps: linear per token, light decoder, linear per sub-patch.  [default: conv]",
 )
+@patch_metres_option
 @click.option("--random-init", is_flag=True, default=None, help="Start from random weights, to compare.")
 @click.option("--train-folds", metavar="1-3", help="Train on these.  [default: all but the last two]")
 @click.option("--val-folds", metavar="4", help="Stop early on these.  [default: the last but one]")
@@ -133,7 +136,12 @@ def _text(result: FinetuneResult, settings: FinetuneSettings) -> str:
     if fitted.stopped_early:
         lines.append(f"stopped early: no better validation {metric} in {settings.patience} validations")
     if fitted.best_metric is not None:
-        lines.append(f"best validation {metric} {100 * fitted.best_metric:.1f} % at step {fitted.best_step}, kept")
+        best = f"{metric} {100 * fitted.best_metric:.1f} %"
+        lines.append(
+            f"best validation {best} at step {fitted.best_step}, kept"
+            if fitted.best_step
+            else f"no step improved on the start, a linear probe of the encoder: validation {best}, kept"
+        )
     lines.append(f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""))
-    lines.append(f"next: eokit evaluate {result.bundle} --data {settings.data}")
+    lines.append(after_finetuning(result, settings.data))
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,12 +16,21 @@ import click
 
 from eokit.errors import UsageError
 from eokit.memory import peak_bytes
+from eokit.progress import progress_as_json
 
 if TYPE_CHECKING:
     from eokit.config import Settings
 
 PATH = click.Path(path_type=Path)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class NameOf(click.Choice):
+    """One of some names; of a mistyped one the nearest is offered."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = get_close_matches(str(value).lower(), list(self.choices), 1)
+        return super().get_invalid_choice_message(value, ctx) + (f" Did you mean {near[0]!r}?" if near else "")
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -31,7 +41,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         if verbose and given["quiet"]:
             raise UsageError("-v and -q exclude each other; leave one out")
         started = time.monotonic()
-        with _logging(verbose):
+        with _logging(verbose), progress_as_json(given["as_json"]):
             command(**given)
         if verbose:
             say(f"took {time.monotonic() - started:.1f} s, {peak_bytes() / 2**30:.2f} GiB of memory at most")
@@ -39,7 +49,9 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     wrapped: Callable[..., None] = timed
     for option in (
         debug_option,
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; progress is JSON lines."
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and what --json asks for."),
         click.option("-v", "--verbose", is_flag=True, help="Tell settings, weights loaded, time and memory taken."),
     ):
@@ -77,6 +89,12 @@ def resume_option(command: Decorated) -> Decorated:
         help="Go on with the run of --out; alone: auto, its newest checkpoint.  [default: none]",
     )
     return option(command)
+
+
+def patch_metres_option(command: Decorated) -> Decorated:
+    """--patch-metres of the verbs that run an encoder; `eokit.tasks.grid.patch_metres_of` settles it."""
+    text = "Edge of a patch of the encoder (AnySat).  [default: as the bundle keeps]"
+    return click.option("--patch-metres", type=click.IntRange(min=1), help=text)(command)
 
 
 def dry_run_option(what: str) -> Callable[[Decorated], Decorated]:

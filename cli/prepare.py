@@ -15,7 +15,7 @@ from eokit.cores import cores
 from eokit.data.formats import FORMATS, find_tree, get_format
 from eokit.errors import UsageError
 from eokit.files import writing
-from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, split_names
+from eokit_cli.options import PATH, NameOf, common, dry_run_option, emit, say, say_settings, split_names
 
 if TYPE_CHECKING:
     from eokit.data.formats.base import Format, FormatSource
@@ -26,7 +26,7 @@ SYNTHETIC_PATCHES = 16
 
 
 @click.command()
-@click.argument("name", metavar="NAME", type=click.Choice([*FORMATS, SYNTHETIC]))
+@click.argument("name", metavar="NAME", type=NameOf([*FORMATS, SYNTHETIC]))
 @click.argument("source", required=False, type=PATH)
 @click.argument("dest", required=False, type=PATH)
 @click.option("--synthetic", is_flag=True, help="Make a synthetic season in the layout of NAME and prepare that.")
@@ -60,8 +60,10 @@ def command(
 ) -> None:
     """Turn the data set NAME at SOURCE into one Zarr store at DEST (default ./data/NAME.zarr).
 
-    Without SOURCE, $EOKIT_DATA and ./data are searched. `eokit prepare synthetic [DEST]` needs no data at all.
-    `eokit datasets info NAME` says where to get one.
+    Without SOURCE, $EOKIT_DATA and ./data are searched. `eokit datasets info NAME` says where to get one.
+
+    Made-up data need no SOURCE: `eokit prepare treesatai --synthetic trees.zarr` draws a small copy in the layout of
+    TreeSatAI-TS and makes the store trees.zarr of it; `eokit prepare synthetic [DEST]` is short for PASTIS.
     """
     from eokit.data.writer import WriteOptions, write_store
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eokit_cli.costs import cost_facts, cost_text
+from eokit_cli.next_steps import after_pretraining
 from eokit_cli.options import (
     PATH,
     common,
@@ -44,7 +45,12 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples a step, over all processes.")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: 2.5e-4]")
 @click.option("--folds", metavar="1,2-3", help="Train on these.  [default: all but the last two]")
-@click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: s2, or the first there is]")
+@click.option(
+    "--modalities",
+    metavar="A,B",
+    help="Only these, e.g. s2,s1-asc; of several stores what each has of them, at least one.  [default: cropsts: s2, or"
+    " the store's first; anysat: all it knows]",
+)
 @click.option("--dates", type=click.IntRange(min=1), help="At most so many dates a sample.  [default: by preset]")
 @click.option("--crop", type=click.IntRange(min=1), help="Train on windows of so many pixels.  [default: by preset]")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many samples.")
@@ -143,6 +149,6 @@ def _text(result: PretrainResult, picture: Path | None) -> str:
             shown,
             f"bundle  {result.bundle}" + ("  (trained on SYNTHETIC data)" if result.synthetic else ""),
             *([f"curves  {picture}"] if picture else []),
-            f"next: eokit evaluate {result.bundle} --data {data}; eokit finetune {run} --data {data}",
+            after_pretraining(result.bundle, run, data),
         ]
     )

@@ -1,14 +1,32 @@
-"""Progress of long work, on stderr: a rich bar on a terminal, one JSON line every few seconds elsewhere."""
+"""Progress of long work, on stderr: a rich bar on a terminal, elsewhere now and then a line of text, or of JSON.
+
+Which of the two is set once, by `eokit_cli`: JSON where --json asks for what machines read.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-QUIET_SECONDS = 5.0
-"""Off a terminal, at most one line in this many seconds."""
+JSON_SECONDS, TEXT_SECONDS = 5.0, 20.0
+"""Off a terminal, at most one line in this many seconds, and one at the end."""
+
+_as_json: ContextVar[bool] = ContextVar("progress_as_json", default=False)
+
+
+@contextmanager
+def progress_as_json(wanted: bool) -> Iterator[None]:
+    """Within this context lines of progress are JSON if `wanted`, else text."""
+    token = _as_json.set(wanted)
+    try:
+        yield
+    finally:
+        _as_json.reset(token)
 
 
 class Progress:
@@ -16,10 +34,10 @@ class Progress:
 
     def __init__(self, label: str, total: int, *, quiet: bool = False, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
-        self._quiet = quiet
+        self._quiet, self._json = quiet, _as_json.get()
         self._facts: dict[str, Any] = {}
         self._bar: Any = None
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), done
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
@@ -42,23 +60,27 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self._quiet and self.done:
+        elif not self._quiet and self.done > self._told:
             self._line()
 
     def advance(self, steps: int = 1, **facts: Any) -> None:
         """Count `steps` more done and show the newest facts."""
         self.done += steps
         self._facts = facts
+        seconds = JSON_SECONDS if self._json else TEXT_SECONDS
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, facts=_text(facts))
-        elif not self._quiet and time.monotonic() - self._last > QUIET_SECONDS:
+        elif not self._quiet and self.done > self._told and time.monotonic() - self._last > seconds:
             self._line()
 
     def _line(self) -> None:
-        self._last = time.monotonic()
-        facts = {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in self._facts.items()}
-        line = {"progress": self.label, "done": self.done, "total": self.total} | facts
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        self._last, self._told = time.monotonic(), self.done
+        if self._json:
+            facts = {key: float(f"{one:.4g}") if isinstance(one, float) else one for key, one in self._facts.items()}
+            line = json.dumps({"progress": self.label, "done": self.done, "total": self.total} | facts)
+        else:
+            line = f"{self.label}: {self.done:,} of {self.total:,}  {_text(self._facts)}".rstrip()
+        print(line, file=sys.stderr, flush=True)
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -83,9 +83,11 @@ class SampleDataset(Dataset[Sample]):
         heights = [shape[0] for shape in (*shapes.values(), *labels)]
         self._step = lcm(*(self._reference[0] // gcd(self._reference[0], height) for height in heights))
         if crop is not None and (crop % self._step or not 0 < crop <= min(self._reference)):
+            first, side = next(iter(shapes)), min(self._reference)
+            metres = f"{crop * self.store.modalities[first].gsd:g} m"
             raise ArgumentError(
-                f"crop = {crop}, expected at most {min(self._reference)} and a multiple of {self._step}:"
-                " whole pixels of every modality"
+                f"{store_path}: crop = {crop} px of {first} ({metres}), expected at most {side} and a multiple of"
+                f" {self._step}, whole pixels of {', '.join([*shapes, *self.targets])}"
             )
 
     def __len__(self) -> int:

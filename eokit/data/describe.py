@@ -32,6 +32,8 @@ def describe(store: Store) -> dict[str, Any]:
         "bytes_on_disk": stored,
         "bytes_uncompressed": whole,
         "compression_ratio": round(whole / max(stored, 1), 3),
+        "shards": None if store.shards is None else len(store.shards.sizes),
+        "damage": [] if store.shards is None else list(store.shards.damage()),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eokit.data import shard_list
 from eokit.data.index import index_bytes
 from eokit.data.layout import SCHEMA_VERSION, ArrayLayout, small_metadata
 from eokit.data.sensors import get_sensor
@@ -32,9 +33,12 @@ def finish_store(job: Job, records: list[Record], skipped: dict[str, str], layou
     names = [modality.name for modality in spec.modalities]
     write_aside(job.root / "index.parquet", index_bytes(kept, slots, names))
     write_aside(job.root / "stats.json", _json(_statistics(job, records)))
+    sizes = {file: size for record in records for file, (size, _) in record.files.items()}
+    write_aside(job.root / shard_list.FILE, shard_list.list_bytes(sizes))
     for path, document in documents.items():
         write_aside(job.root / path / "zarr.json", _json(document))
     attributes = _attributes(spec) | {"layout": layout, "samples": len(kept), "skipped": skipped}
+    attributes[shard_list.ATTRIBUTE] = shard_list.FILE
     consolidated = {"kind": "inline", "must_understand": False, "metadata": documents}
     root = _group(attributes) | {"consolidated_metadata": consolidated}
     write_aside(job.root / "zarr.json", _json(root))

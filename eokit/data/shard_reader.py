@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eokit.data.shard_list import CURE, ShardList
 from eokit.errors import DataError
 
 try:
@@ -65,8 +66,9 @@ class Strip(NamedTuple):
 class ShardedArray:
     """One array (rows, [C,] H, W) of a store; `read` is all it does."""
 
-    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, metadata: dict[str, Any], shards: ShardList | None = None) -> None:
+        """shards: the files that were written; one that is missing counts as fill values where this is not known."""
+        self.folder, self._shards = folder, shards
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"])
         self._fill = metadata["fill_value"]
@@ -166,10 +168,12 @@ class ShardedArray:
 
     @contextmanager
     def _opened(self, shard: int) -> Iterator[int]:
-        """The open file of `shard`; -1 where there is none (a shard of fill values only)."""
+        """The open file of `shard`; -1 where none was written (a shard of fill values only)."""
         try:
             file = os.open(self._file(shard), os.O_RDONLY)
         except FileNotFoundError:
+            if self._shards is not None and self._shards.has(self._file(shard)):
+                raise DataError(f"{self._file(shard)}: is missing; {CURE}") from None
             yield -1
             return
         except OSError as error:
@@ -190,11 +194,11 @@ class ShardedArray:
         size = os.fstat(file).st_size
         data = os.pread(file, 16 * count + 4, max(size - 16 * count - 4, 0))
         if len(data) != 16 * count + 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            raise DataError(f"{self._file(shard)}: the index at its end is damaged or cut off ({size} bytes); {_CURE}")
+            raise DataError(f"{self._file(shard)}: the index at its end is damaged or cut off ({size} bytes); {CURE}")
         index = np.frombuffer(data, "<u8", 2 * count).reshape(count, 2)
         full = index[index[:, 0] != EMPTY]
         if len(full) and int(full.sum(1).max()) > size:
-            raise DataError(f"{self._file(shard)}: {size} bytes, but its index points beyond; {_CURE}")
+            raise DataError(f"{self._file(shard)}: {size} bytes, but its index points beyond; {CURE}")
         if len(self._indexes) >= KEPT_INDEXES:
             self._indexes.clear()
         self._indexes[shard] = index
@@ -204,7 +208,7 @@ class ShardedArray:
         return self.folder.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
 
     def _damaged(self, shard: int, number: int, what: str) -> DataError:
-        return DataError(f"{self._file(shard)}: chunk {number} {what}; {_CURE}")
+        return DataError(f"{self._file(shard)}: chunk {number} {what}; {CURE}")
 
     def _read_by_zarr(self, rows: np.ndarray, *window: slice) -> np.ndarray:
         import zarr
@@ -221,9 +225,6 @@ def contextual_blosc() -> Any:
 
     blosc.use_threads = False
     return blosc
-
-
-_CURE = "the file is damaged: prepare the store again with --overwrite, or copy it anew"
 
 
 def _knows(metadata: dict[str, Any]) -> bool:

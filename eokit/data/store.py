@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eokit.data import shard_list
 from eokit.data.index import Index, read_index
 from eokit.data.layout import SCHEMA_VERSION
+from eokit.data.shard_list import CURE, ShardList
 from eokit.data.shard_reader import ShardedArray
 from eokit.data.shard_writer import read_small
 from eokit.data.spec import LabelSpec, ModalitySpec
@@ -35,7 +37,10 @@ FACTS = {"dataset", "title", "licence", "synthetic", "modalities", "labels"}
 
 
 class Store:
-    """A store on disk: what is in it, and readers of pixels, days and labels by sample number. Can be pickled."""
+    """A store on disk: what is in it, and readers of pixels, days and labels by sample number. Can be pickled.
+
+    shards: the list of its files, None where an older eokit made it.
+    """
 
     def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, Any], index: Index) -> None:
         self.path = path
@@ -44,8 +49,9 @@ class Store:
         self.modalities = {name: _modality(name, facts) for name, facts in attributes["modalities"].items()}
         self.labels = {name: _label(name, facts) for name, facts in attributes["labels"].items()}
         self._documents = arrays
-        self._pixels = {name: ShardedArray(path / name / "data", arrays[f"{name}/data"]) for name in self.modalities}
-        self._layers = {name: ShardedArray(path / "labels" / name, arrays[f"labels/{name}"]) for name in self.labels}
+        self.shards = ShardList(path) if attributes.get(shard_list.ATTRIBUTE) else None
+        self._pixels = {name: self._array(f"{name}/data") for name in self.modalities}
+        self._layers = {name: self._array(f"labels/{name}") for name in self.labels}
         self._small: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -64,7 +70,7 @@ class Store:
         try:
             if lost := sorted(FACTS - attributes.keys()):
                 raise ValueError(f"no {', '.join(lost)} in zarr.json")
-            index = read_index(path / "index.parquet")
+            index = _read_index(path)
             return cls(path, attributes, root["consolidated_metadata"]["metadata"], index)
         except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(f"{type(error).__name__} {error}".split())
@@ -160,6 +166,9 @@ class Store:
         chosen = [by_fold[str(fold)] for fold in (by_fold if folds is None else folds) if str(fold) in by_fold]
         return np.array([[0] * len(self.labels[label].classes or ()), *chosen], np.int64).sum(0)
 
+    def _array(self, path: str) -> ShardedArray:
+        return ShardedArray(self.path / path, self._documents[path], self.shards)
+
     def _offset(self, modality: str, sample: int) -> tuple[int, int]:
         """First row and number of dates of a sample."""
         if modality not in self.modalities:
@@ -190,6 +199,14 @@ def _read_root(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: cannot be read as the head of a store ({error}); prepare it again") from None
     return root
+
+
+def _read_index(path: Path) -> Index:
+    file = path / "index.parquet"
+    try:
+        return read_index(file)
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing, the store is not whole; {CURE}") from None
 
 
 def _modality(name: str, facts: dict[str, Any]) -> ModalitySpec:

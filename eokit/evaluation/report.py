@@ -16,6 +16,9 @@ from eokit.tasks.inputs import say_split
 from eokit.tasks.metrics import scores
 from eokit.tasks.multilabel import THRESHOLD, multilabel_scores
 
+NAMED = 8
+"""Classes named of those that have no row in the table, at most; JSON has a row for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseReport:
@@ -105,15 +108,20 @@ class BaseReport:
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
     def _class_lines(self, rows: list[dict[str, Any]]) -> list[str]:
-        wide = max(len(row["name"]) for row in rows)
+        absent = [row["name"] for row in rows if not row["support"]]
+        rows = [row for row in rows if row["support"]]
+        wide = max((len(row["name"]) for row in rows), default=0)
         head = " ".join(f"{name:>5}" for name in self.columns.values())
         learned = "" if self.train_support is None else f" {'in train':>10}"
         lines = [f"{'class':<{wide}} {head} {self.unit + 's':>10}{learned}"]
         for row in rows:
-            # of a class that is not in the truth no score means anything
-            told = [f"{100 * row[key]:5.1f}" if row["support"] else "    -" for key in self.columns]
+            told = [f"{100 * row[key]:5.1f}" for key in self.columns]
             learned = f" {row['train_support']:>10}" if "train_support" in row else ""
             lines.append(f"{row['name']:<{wide}} {' '.join(told)} {row['support']:>10}{learned}")
+        if absent:  # of a class that is not in the truth no score means anything
+            more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+            classes = "1 class" if len(absent) == 1 else f"{len(absent)} classes"
+            lines.append(f"no {self.unit} of {classes}: {', '.join(absent[:NAMED])}{more}")
         return lines
 
 

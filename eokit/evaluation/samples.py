@@ -14,7 +14,7 @@ from eokit.evaluation import raw_series
 from eokit.evaluation.knn import TEMPERATURE, Neighbours
 from eokit.evaluation.random_forest import TREES, Forest
 from eokit.evaluation.report import BaseReport, MultilabelReport, Report
-from eokit.evaluation.study import Study, check_classes, support
+from eokit.evaluation.study import READ_FOR, Study, check_classes, support
 from eokit.tasks import linear_probe
 from eokit.tasks.classification import ClassificationModel, as_shares, collect, predict_all
 from eokit.tasks.features import Tokens, encode, gather_tiles
@@ -95,9 +95,7 @@ def _tiles(study: Study, part: Any) -> Tokens:
     """The vectors of at most `max_tokens` samples of one part of the split, with their labels."""
     dataset = study.dataset(part)
     dataset.indices = thin_out(dataset.indices, study.settings.max_tokens)
-    return gather_tiles(
-        encode(study.encoder, dataset, study.labels, study.reading, "features to learn from"), study.labels
-    )
+    return gather_tiles(encode(study.encoder, dataset, study.labels, study.reading, READ_FOR[part]), study.labels)
 
 
 def _encoded(study: Study, score: Callable[[Tensor], Tensor], what: str) -> Iterator[tuple[Tensor, Tensor]]:

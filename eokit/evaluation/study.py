@@ -25,13 +25,15 @@ from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, sample_tokens
-from eokit.tasks.grid import choose_dense, with_dense
+from eokit.tasks.grid import choose_dense, patch_metres_of, with_dense, with_patch
 from eokit.tasks.inputs import Reading, choose_split, label_layer, match_inputs, thin_out
 from eokit.tasks.task import Task, kind_of
 
 Protocol = Literal["knn", "linear", "finetuned", "random-forest", "raw-linear"]
 BASELINES = ("random-forest", "raw-linear")
 """Protocols that need no bundle."""
+READ_FOR = {"train": "features to learn from", "validation": "features to choose a penalty on"}
+"""What the samples of a part are read for, as progress says it."""
 
 
 class EvaluateSettings(Settings):
@@ -57,6 +59,9 @@ class EvaluateSettings(Settings):
     )
     dense: str | None = Field(
         default=None, description="features dense: the modality they are of; null: the finest that fits the labels"
+    )
+    patch_metres: int | None = Field(
+        default=None, gt=0, description="edge of a patch of the encoder (AnySat); null: as the bundle keeps"
     )
     modalities: tuple[str, ...] | None = Field(
         default=None, description="use only these; null: all that model and store share"
@@ -109,8 +114,8 @@ class Study:
         """The patches of one part of the split, whole and in order; an empty part is a DataError."""
         folds = getattr(self.split, part)
         if not folds:
-            there = " ".join(map(str, sorted(set(self.store.folds.tolist()))))
-            raise DataError(f"{self.store.path} has no {part} fold left (it has folds {there}); name the folds to use")
+            there = sorted(set(self.store.folds.tolist()))
+            raise DataError(f"{self.store.path} has no {part} fold left{_folds_left(there)}")
         chosen = thin_out(self.store.select(folds), self.settings.limit)
         dates = DatePolicy(self.settings.dates) if self.settings.dates else None
         return SampleDataset(self.store.path, chosen, self.preprocessing, targets=(self.labels.name,), dates=dates)
@@ -130,10 +135,20 @@ class Study:
     def tokens(self, part: Literal["train", "validation"]) -> Tokens:
         """Labelled tokens of one part of the split."""
         dataset, encoder = self.dataset(part), self.encoder
-        encoded = encode(encoder, dataset, self.labels, self.reading, "features to learn from")
+        encoded = encode(encoder, dataset, self.labels, self.reading, READ_FOR[part])
         share = math.ceil(self.settings.max_tokens / max(1, len(dataset)))
         how = self.settings
         return sample_tokens(encoded, self.labels, share=share, seed=how.seed, of=how.features)
+
+
+def _folds_left(there: list[int]) -> str:
+    """Which folds there are and what to do, for the message of a part that has none."""
+    if len(there) > 1:
+        return f" (it has folds {' '.join(map(str, there))}); name the folds to use"
+    return (
+        f" (it has one, {there[0]}): samples cannot be both learned from and scored; score on another store, or prepare"
+        " one with more folds"
+    )
 
 
 def lay_out(settings: EvaluateSettings) -> Study:
@@ -170,6 +185,8 @@ def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protoc
     protocol = settings.protocol or ("finetuned" if bundle is not None and bundle.task else "linear")
     if settings.random_init and protocol not in ("knn", "linear"):
         raise UsageError(f"--random-init is for the protocols knn and linear, not for {protocol}")
+    if settings.patch_metres is not None and protocol in BASELINES:
+        raise UsageError(f"--patch-metres {settings.patch_metres}: {protocol} reads the raw series, without an encoder")
     return protocol
 
 
@@ -186,16 +203,30 @@ def fitted_encoder(
     """The encoder of a bundle, built to tell what the protocol reads of it."""
     protocol, encoder = chosen_protocol(settings, bundle), bundle.encoder
     if protocol == "finetuned":
+        _check_head_patch(settings, encoder)
         told = encoder.config_dict().get("dense")
         if told is not None and told not in inputs.inputs:
             raise WeightsError(f"{settings.bundle}: its head reads dense features of {told}, which is left out here")
         return encoder
+    if protocol not in BASELINES:
+        encoder = with_patch(encoder, patch_metres_of(encoder, store, inputs, settings.patch_metres))
     if settings.features == "patch":
         return with_dense(encoder, None)
     if protocol != "linear" or not layer.is_map:
         what = "maps" if protocol == "linear" else "the protocol linear"
         raise UsageError(f"--features dense is for {what}, not for {protocol} of {layer.name!r}; leave it out")
     return with_dense(encoder, choose_dense(encoder, store, inputs, layer, settings.dense))
+
+
+def _check_head_patch(settings: EvaluateSettings, encoder: Encoder) -> None:
+    """Refuse another patch size than that with which a head learned."""
+    wanted, kept = settings.patch_metres, encoder.config_dict().get("patch_metres")
+    if wanted not in (None, kept):
+        learned = f"{kept} m" if kept else f"{encoder.patch_size} pixels"
+        raise UsageError(
+            f"--patch-metres {wanted}: the head of {settings.bundle} learned on patches of {learned};"
+            " leave it out, or score the encoder by --protocol linear"
+        )
 
 
 def check_classes(study: Study, task: Task) -> None:
@@ -212,9 +243,14 @@ def check_classes(study: Study, task: Task) -> None:
 
 
 def as_learned(split: Split, bundle: Bundle, store: Store) -> Split:
-    """`split` with the folds that a fine-tuned bundle says it learned from; none where that was other data."""
+    """`split` with the folds that a fine-tuned bundle says it learned from; none where that was other data.
+
+    Where no fold was left to score on, because a store of one fold is trained on first, all that it did not see are.
+    """
     told = bundle.provenance if bundle.provenance.get("dataset") == store.dataset else {}
-    return Split(tuple(told.get("train_folds") or ()), tuple(told.get("val_folds") or ()), split.test)
+    train, validation = (tuple(told.get(key) or ()) for key in ("train_folds", "val_folds"))
+    free = set(store.folds.tolist()) - {*train, *validation}
+    return Split(train, validation, split.test or tuple(sorted(free)))
 
 
 def support(tokens: Tokens, labels: Labels) -> np.ndarray:

@@ -70,8 +70,8 @@ class Encoder(nn.Module):
         """Numbers of a vector of `Features.dense`."""
         return self.width
 
-    def patch_pixels(self, modality: str, bands: int) -> int:
-        """Pixels of a modality along a patch."""
+    def patch_pixels(self, modality: str, bands: int, patch_metres: int | None = None) -> int:
+        """Pixels of a modality along a patch, of `patch_metres` where the family has that choice, else its own."""
         return self.patch_size
 
     def subpatch_pixels(self, modality: str, bands: int) -> int | None:

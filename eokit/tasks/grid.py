@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.spec import LabelSpec
@@ -25,6 +25,63 @@ def patch_pixels(encoder: Encoder, store: Store, inputs: Preprocessing, label: L
             f" {finest.shape[-1]}, so a patch of {pixels} of those is no whole number of labels; choose another patch"
         )
     return side
+
+
+def patch_metres_of(
+    encoder: Encoder, store: Store, inputs: Preprocessing, wanted: int | None = None, crop: int | None = None
+) -> int | None:
+    """The patch size in metres with which a store is encoded: `wanted`, else the encoder's own; None where it has none.
+
+    crop: edge of a window, pixels of the first of `inputs`. A UsageError where the family has no such choice, or where
+    patches of that size do not cut the samples, or windows of them, into whole ones.
+    """
+    if "patch_metres" not in encoder.choices:
+        if wanted is not None:
+            pixels = encoder.patch_size
+            raise UsageError(
+                f"--patch-metres {wanted}: the patches of {encoder.family} are {pixels} pixels; leave the option out"
+            )
+        return None
+    metres: int = wanted or encoder.config.patch_metres
+    first = store.modalities[next(iter(inputs.inputs))]
+    for window in (None, crop):
+        if _cuts(encoder, store, inputs, metres, window):
+            continue
+        edge = round((window or min(first.shape[-2:])) * first.gsd)
+        fitting = [str(one) for one in fitting_patches(encoder, store, inputs, crop)]
+        given = f"--patch-metres {metres}" if wanted else f"patches of {metres} m, as the bundle keeps them"
+        raise UsageError(
+            f"{store.path}: {given}: {edge} m of {', '.join(inputs.inputs)}{f' (crop {window})' if window else ''}"
+            " do not divide into whole ones; "
+            + (f"give --patch-metres {' or '.join(fitting)}" if fitting else "no size would do, leave a modality out")
+        )
+    return metres
+
+
+def fitting_patches(encoder: Encoder, store: Store, inputs: Preprocessing, crop: int | None = None) -> list[int]:
+    """The patch sizes in metres that cut the samples, and windows of `crop` pixels of them, into whole patches."""
+    first = store.modalities[next(iter(inputs.inputs))]
+    edge = round(min(first.shape[-2:]) * first.gsd)
+    return [
+        metres
+        for metres in range(1, edge + 1)
+        if all(_cuts(encoder, store, inputs, metres, window) for window in (None, crop))
+    ]
+
+
+def _cuts(encoder: Encoder, store: Store, inputs: Preprocessing, metres: int, window: int | None) -> bool:
+    """Whether patches of so many metres cut all modalities of a sample, or of a window of it, into whole ones."""
+    across = store.modalities[next(iter(inputs.inputs))].shape[-2]
+    for name in inputs.inputs:
+        spec = store.modalities[name]
+        sides = spec.shape[-2:] if window is None else (spec.shape[-2] * window // across,)
+        try:
+            pixels = encoder.patch_pixels(name, len(spec.bands), metres)
+        except UsageError:  # no whole number of sub-patches
+            return False
+        if any(side % pixels for side in sides):
+            return False
+    return True
 
 
 def choose_dense(
@@ -53,9 +110,19 @@ def choose_dense(
 
 def with_dense(encoder: Encoder, modality: str | None) -> Encoder:
     """The same encoder, built to tell of the sub-patches of `modality`, or of none."""
-    if encoder.config_dict().get("dense") == modality:
+    return _configured(encoder, "dense", modality)
+
+
+def with_patch(encoder: Encoder, metres: int | None) -> Encoder:
+    """The same encoder, built for patches of so many metres; None: as it is."""
+    return encoder if metres is None else _configured(encoder, "patch_metres", metres)
+
+
+def _configured(encoder: Encoder, key: str, value: Any) -> Encoder:
+    """The same weights under another value of the configuration that changes none of them."""
+    if encoder.config_dict().get(key) == value:
         return encoder
-    again = build_encoder(encoder.family, None, encoder.config_dict() | {"dense": modality})
+    again = build_encoder(encoder.family, None, encoder.config_dict() | {key: value})
     again.load_state_dict(encoder.state_dict())
     return again
 

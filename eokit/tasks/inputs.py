@@ -80,7 +80,7 @@ def say_split(split: Split) -> str:
 def match_inputs(
     preprocessing: Preprocessing, store: Store, source: str, modalities: Sequence[str] | None = None
 ) -> tuple[Preprocessing, list[str]]:
-    """The inputs of a model that `store` has, read as this store keeps them, and a note for each one it lacks.
+    """The inputs of a model that `store` has, read as this store keeps them, and a note on those that it lacks.
 
     modalities: only these, all of which must be there; None: all.
     Band order and normalisation stay the model's; scale and nodata are how the store writes numbers. Other bands or
@@ -103,7 +103,7 @@ def match_inputs(
         inputs[name] = replace(preprocessing.inputs[name], scale=spec.scale, nodata=spec.nodata)
     missing = [name for name in preprocessing.inputs if name not in common]
     matched = Preprocessing(inputs)
-    notes = [f"{name}: not in {store.path}, left out" for name in missing]
+    notes = [f"{', '.join(missing)}: not in {store.path}, left out"] if missing else []
     return (matched if modalities is None else only(matched, modalities)), notes
 
 
@@ -121,7 +121,8 @@ def own_inputs(
         raise WeightsError(
             f"{source} takes (bands) {takes}, {store.path} has {there}: no modality of so many bands in common"
         )
-    notes = [f"{name}: not taken by the model, left out" for name in store.modalities if name not in taken]
+    strange = [name for name in store.modalities if name not in taken]
+    notes = [f"{', '.join(strange)}: not taken by the model, left out"] if strange else []
     if modalities is not None:
         _check_among(modalities, taken)
         taken, notes = list(modalities), []

@@ -28,6 +28,9 @@ L2_DEFAULT = 1e-4
 ITERATIONS = 200
 """Most steps of the solver for one penalty; each starts where the stronger penalty ended."""
 
+MORE = "train on more samples or on other folds (--limit, --train-folds)"
+"""The way out where the labels say nothing to learn."""
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -70,7 +73,7 @@ def along(train: Tokens, path: tuple[float, ...], n_classes: int, chosen_on: str
     x, y = train.features.numpy().astype(np.float64), train.labels.numpy()
     there = np.unique(y)
     if len(there) < 2:
-        raise DataError(f"the training tokens hold a single class (id {there.tolist()}); a probe needs at least two")
+        raise DataError(f"all training labels are of class {there.tolist()[0]}, expected two classes or more; {MORE}")
     x, mean, std = _standardised(x)
     model = LogisticRegression(max_iter=ITERATIONS, tol=1e-4, warm_start=True)
     for l2 in path:
@@ -96,7 +99,10 @@ def along_multilabel(train: Tokens, path: tuple[float, ...], chosen_on: str) -> 
     truth = train.labels.double()
     varied = (truth.mean(0) > 0) & (truth.mean(0) < 1)
     if not varied.any():
-        raise DataError("no class tells the training samples apart; a probe needs one that some of them have")
+        raise DataError(
+            f"all {len(truth)} training samples have the same classes, expected one that some have and others lack;"
+            f" {MORE}"
+        )
     features, truth_varied = torch.from_numpy(x), truth[:, varied]
     slopes = torch.zeros(int(varied.sum()), x.shape[1], dtype=torch.float64, requires_grad=True)
     offsets = torch.zeros(len(slopes), dtype=torch.float64, requires_grad=True)

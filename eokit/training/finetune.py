@@ -37,7 +37,7 @@ from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.classification import ClassificationModel, ClassificationRecipe
 from eokit.tasks.features import Labels, Tokens, encode
-from eokit.tasks.grid import choose_dense, patch_pixels, with_dense
+from eokit.tasks.grid import choose_dense, patch_metres_of, patch_pixels, with_dense, with_patch
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, match_inputs, say_split, thin_out
 from eokit.tasks.noise import random_batch
 from eokit.tasks.segmentation import SegmentationModel, SegmentationRecipe
@@ -85,6 +85,9 @@ class FinetuneSettings(Settings):
     )
     random_init: bool = Field(
         default=False, description="start from random weights of the same configuration, to compare"
+    )
+    patch_metres: int | None = Field(
+        default=None, gt=0, description="edge of a patch of the encoder (AnySat); null: as the bundle keeps"
     )
     train_folds: tuple[int, ...] | None = None
     val_folds: tuple[int, ...] | None = Field(default=None, description="folds for early stopping; without any, none")
@@ -221,6 +224,8 @@ def lay_out(settings: FinetuneSettings) -> Plan:
     torch.manual_seed(settings.loop.seed)
     if settings.random_init:
         bundle.encoder = build_encoder(bundle.encoder.family, None, bundle.encoder.config_dict())
+    metres = patch_metres_of(bundle.encoder, store, preprocessing, settings.patch_metres, settings.crop)
+    bundle.encoder = with_patch(bundle.encoder, metres)
     plan = Plan(settings, store, bundle, preprocessing, split, layer, notes)
     plan.recipe = make_recipe(plan)
 

@@ -42,7 +42,9 @@ class PretrainSettings(Settings):
     folds: tuple[int, ...] | None = Field(
         default=None, description="null: all but the last two, which validate and test"
     )
-    modalities: tuple[str, ...] | None = Field(default=None, description="null: s2, or the store's first")
+    modalities: tuple[str, ...] | None = Field(
+        default=None, description="null: CropSTS: s2, or the first of the store; AnySat: all that it knows"
+    )
     dates: int | None = Field(default=None, gt=0, description="at most so many dates a sample, drawn anew each time")
     crop: int | None = Field(
         default=None, gt=0, description="edge of the window of a sample, pixels of 10 m, drawn anew each time"

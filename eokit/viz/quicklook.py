@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from eokit.data.describe import iso
-from eokit.data.spec import LabelSpec, ModalitySpec
+from eokit.data.spec import LabelSpec
 from eokit.data.store import Store
 from eokit.viz.colors import class_colors
-from eokit.viz.series import Series, choose_quantity, class_series, clearest_dates, find_bands, physical
+from eokit.viz.pictures import Pictures, draw_row, pictures_of
+from eokit.viz.series import Series, class_series, find_bands
 from eokit.viz.style import bare, new_figure, save_figure, stamp_synthetic
 
 if TYPE_CHECKING:
@@ -49,12 +49,15 @@ def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
     sample = _richest_sample(store, label) if sample is None else sample
     series = _series(store, modality, label, sample)
     shown = [] if series is None else _shown_classes(store.labels[series.label], series)
-    heights = [1.15 * PANEL] + [0.3 + 0.8 * PANEL * -(-len(shown) // COLUMNS)] * bool(shown)
+    others = _others(store, modality, sample)
+    heights = [1.25 * PANEL] * (1 + bool(others)) + [0.3 + 0.8 * PANEL * -(-len(shown) // COLUMNS)] * bool(shown)
     figure = new_figure(COLUMNS * PANEL, sum(heights) + 0.5)
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_patch(parts[0], store, modality, label, sample)
+    if others:
+        _draw_others(parts[1], others)
     if series is not None and shown:
-        _draw_curves(parts[1], series, shown, store.labels[series.label].classes or ())
+        _draw_curves(parts[-1], series, shown, store.labels[series.label].classes or ())
     figure.suptitle(str(store.attributes["title"]), fontsize=10, weight="bold")
     if store.synthetic:
         stamp_synthetic(figure)
@@ -63,22 +66,33 @@ def draw_quicklook(store: Store, path: Path, sample: int | None = None) -> Path:
 
 def _draw_patch(part: SubFigure, store: Store, modality: str, label: str | None, sample: int) -> None:
     """A finer image of one patch where there is one, its clearest dates, and its labels at the right."""
-    row = part.subplots(1, COLUMNS)
-    for axes in row:
-        axes.set_axis_off()
-    pictures = []
     fine = _finest_image(store, modality)
-    if fine is not None:
-        pictures = [(f"{fine} {title}", image) for title, image in _pictures(store, fine, sample, 1)]
-    pictures += _pictures(store, modality, sample, DATES - len(pictures))
-    for axes, (title, image) in zip(row, pictures, strict=False):
-        bare(axes, title).imshow(image, cmap="gray")  # the colour map is for single bands
+    image = [] if fine is None else [pictures_of(store, fine, sample, 1)]
+    sets = [one for one in (*image, pictures_of(store, modality, sample, DATES - len(image))) if one is not None]
+    row = draw_row(part, COLUMNS, sets)
     if label is not None:
         draw = _draw_labels if store.labels[label].is_map else _draw_names
         draw(row[DATES], store, label, sample)
     part.suptitle(
         f"patch {store.ids[sample]} (fold {store.folds[sample]}): {modality} on its clearest dates", fontsize=9
     )
+
+
+def _others(store: Store, modality: str, sample: int) -> list[Pictures]:
+    """The modalities that the first row does not show, on as many dates each as one more row has room for.
+
+    A modality of one pixel is no image.
+    """
+    shown = (modality, _finest_image(store, modality))
+    names = [name for name, spec in store.modalities.items() if name not in shown and min(spec.shape[1:]) > 1]
+    each = max(1, COLUMNS // max(len(names), 1))
+    found = [pictures_of(store, name, sample, each) for name in names[:COLUMNS]]
+    return [one for one in found if one is not None]
+
+
+def _draw_others(part: SubFigure, others: Sequence[Pictures]) -> None:
+    draw_row(part, COLUMNS, others)
+    part.suptitle("the same patch in the other modalities", fontsize=9)
 
 
 def _draw_curves(part: SubFigure, series: Series, shown: Sequence[int], names: Sequence[str]) -> None:
@@ -129,30 +143,6 @@ def _richest_sample(store: Store, label: str | None) -> int:
 
 def _spread(store: Store) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, len(store) - 1, min(SAMPLES, len(store))).astype(int))
-
-
-def _pictures(store: Store, modality: str, sample: int, count: int) -> list[tuple[str, NDArray]]:
-    """Titled images of the clearest dates, all stretched alike: (H, W, 3) true colour, else (H, W) of one band."""
-    spec, days = store.modalities[modality], store.days(modality, sample)
-    if not len(days):
-        return []
-    values = physical(spec, store.read(modality, sample))
-    bands = find_bands(spec, ("red", "green", "blue"))
-    shown = bands or [choose_quantity(spec).bands[0]]
-    dates = clearest_dates(values[:, shown[-1]], count)
-    images = np.moveaxis(values[dates][:, shown], 1, -1)
-    images = _stretch(images, spec)
-    note = "" if bands else f" {spec.bands[shown[0]]}"
-    return [
-        (iso(days[date]) + note, image if bands else image[..., 0]) for date, image in zip(dates, images, strict=True)
-    ]
-
-
-def _stretch(images: NDArray[np.float32], spec: ModalitySpec) -> NDArray[np.float32]:
-    """To 0..1 between the 1st and 98th percentile of the dates shown; eight-bit images as they are; nodata black."""
-    low, high = (0.0, 255.0) if spec.dtype == "uint8" else np.nanpercentile(images, (1, 98))
-    scaled = np.clip((images - low) / max(float(high - low), 1e-6), 0, 1)
-    return np.nan_to_num(scaled**0.8)
 
 
 def _series(store: Store, modality: str, label: str | None, sample: int) -> Series | None:

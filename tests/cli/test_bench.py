@@ -59,6 +59,12 @@ def test_save_has_a_place_of_its_own(eokit, tmp_path):
     assert (tmp_path / "benchmarks/results/cpu/attention.json").is_file()
 
 
+def test_a_folder_below_the_results_is_made(eokit, tmp_path):
+    arguments = (*SMALLEST["attention"], "--axis", "temporal", "--no-backward", "--turns", 3)
+    assert eokit("bench", "attention", *arguments, "-q", "--save", "benchmarks/results/mine/a.json")[0] == 0
+    assert (tmp_path / "benchmarks/results/mine/a.json").is_file()
+
+
 def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
     from eokit_bench import attention as bench
 
@@ -86,6 +92,8 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("sequence", "--preset", "none"), "tiny"),
         (("sequence", "--size", "31"), "multiple"),
         (("attention", "--plot", "x.txt"), ".png"),
+        (("attention", "--plot", "no/where/x.png"), "there is no folder no/where"),
+        (("attention", "--save", "no/where/x.json"), "there is no folder no/where; make it, or name another"),
         (("nothing",), "nothing"),
     ],
 )

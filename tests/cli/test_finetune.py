@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from eokit.data.folds import Split
+from eokit.training.engine import FitResult
+from eokit.training.finetune import FinetuneResult, FinetuneSettings
+from eokit_cli.finetune import _text
 from tests.training.labelled_stores import BANDS, labelled_store, random_bundle
 
 QUICK = ["--steps", "3", "--batch-size", "2", "--dates", "3", "--workers", "0", "--device", "cpu"]
@@ -135,3 +140,17 @@ def test_a_setting_that_does_not_exist_is_exit_2(eokit, store, bundle):
     code, _, err = eokit("finetune", bundle, "--data", store.path, "-o", "optimiser=sgd")
     assert code == 2
     assert "optimiser" in err
+
+
+@pytest.mark.parametrize(
+    ("best_step", "told"),
+    [
+        (0, "no step improved on the start, a linear probe of the encoder: validation mIoU 50.0 %, kept"),
+        (3, "best validation mIoU 50.0 % at step 3, kept"),
+    ],
+)
+def test_the_best_state_is_told_plainly(best_step, told):
+    fitted = FitResult(4, 1.0, {}, 0.0, best_metric=0.5, best_step=best_step)
+    result = FinetuneResult(Path("crops"), "miou", fitted, Split((1,), (2,), (3,)), True, ())
+    lines = _text(result, FinetuneSettings(bundle=Path("b"), data=Path("s.zarr"))).splitlines()
+    assert told in lines

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from eokit.data.describe import describe
+from eokit.data.store import Store
 from eokit.errors import DataError, UsageError
-from eokit_cli.inspect import command
+from eokit_cli.inspect import as_text, command
 from tests.data.stores import make_source, make_store
 
 
@@ -33,8 +36,6 @@ def test_the_words_name_sensors_dates_gaps_and_classes(store):
 
 
 def test_real_data_are_not_called_synthetic(store):
-    from eokit_cli.inspect import as_text
-
     assert "SYNTHETIC" not in as_text(describe(store) | {"synthetic": False, "title": "Real"})
 
 
@@ -90,3 +91,52 @@ def test_an_unknown_patch_is_named_with_those_there_are(store):
 def test_a_missing_store_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         inspect(tmp_path / "none.zarr")
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+    """A copy of the store, to be damaged."""
+    return Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
+
+
+def test_a_whole_store_says_so(store):
+    assert f"all {len(store.shards.sizes)} are there and of the right size" in inspect(store.path).stdout
+
+
+@pytest.mark.parametrize(("left", "what"), [(None, "is missing"), (100, "has 100 bytes, expected ")])
+@pytest.mark.parametrize("array", ["s2/data", "labels/semantic"])
+def test_a_lost_or_cut_file_is_named_and_the_rest_is_told(eokit, copy, array, left, what):
+    shard = next(file for file in (copy / array / "c").rglob("*") if file.is_file())
+    whole = shard.read_bytes()
+    shard.unlink() if left is None else shard.write_bytes(whole[:left])
+    code, out, err = eokit("inspect", copy)
+    assert code == 3
+    assert f"1 of {len(Store.open(copy).shards.sizes)} DAMAGED" in out
+    assert f"eokit: {shard} {what}" in err
+    code, out, _ = eokit("inspect", copy, "--json")
+    assert (code, len(json.loads(out)["damage"])) == (3, 1)
+
+
+def test_of_a_store_without_a_list_of_its_files_it_says_that_it_did_not_look(copy):
+    root = json.loads((copy / "zarr.json").read_text())
+    del root["attributes"]["shard_list"]
+    (copy / "zarr.json").write_text(json.dumps(root))
+    assert "files             not checked: an older eokit made this store" in inspect(copy).stdout
+
+
+def test_a_store_without_its_index_says_which_file_is_missing(eokit, copy):
+    (copy / "index.parquet").unlink()
+    code, _, err = eokit("inspect", copy)
+    assert code == 3
+    assert err == (
+        f"eokit: {copy / 'index.parquet'} is missing, the store is not whole;"
+        " prepare the store again with --overwrite, or copy the file anew\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(1.79, "1.79 times smaller than"), (0.9, "1.11 times larger than"), (0.998, "MB, as large as the raw arrays")],
+)
+def test_a_store_that_is_larger_than_its_arrays_is_called_larger(store, ratio, words):
+    assert words in as_text(describe(store) | {"compression_ratio": ratio})

@@ -191,6 +191,20 @@ def test_an_unknown_data_set_is_a_usage_error_that_lists_the_known_ones(eokit):
     assert "'pastis', 'treesatai'" in "\n".join(err)
 
 
+@pytest.mark.parametrize("verb", [("prepare",), ("datasets", "info"), ("datasets", "check")])
+def test_the_nearest_data_set_is_offered_for_a_mistyped_one(eokit, verb):
+    code, _, err = eokit(*verb, "tresatai")
+    assert code == 2
+    assert err[-1].endswith("Did you mean 'treesatai'?")
+
+
+def test_the_example_of_a_synthetic_copy_in_the_help_works(eokit, tmp_path):
+    text = " ".join(eokit("prepare", "--help")[1].split())
+    assert "`eokit prepare treesatai --synthetic trees.zarr`" in text
+    assert eokit("prepare", "treesatai", "--synthetic", "trees.zarr", "--limit", 1, "--workers", 1)[0] == 0
+    assert Store.open(tmp_path / "trees.zarr").dataset == "treesatai-layout"
+
+
 @pytest.mark.parametrize("arguments", [("synthetic",), ("pastis", "--synthetic")])
 def test_a_synthetic_season_needs_no_data_and_says_what_it_is(eokit, tmp_path, arguments):
     code, out, _ = eokit("prepare", *arguments, "--limit", 2, "--size", 32, "--workers", 1, "--modalities", "s2")

@@ -115,7 +115,9 @@ def test_a_crop_in_fine_pixels_falls_on_whole_coarse_ones(store, preprocessing):
     inputs = {name: preprocessing.inputs[name] for name in ("spot", "s2")}
     sample = make(store, replace(preprocessing, inputs=inputs), crop=40)[Draw(4, 0)]
     assert (sample.series["spot"].values.shape[-1], sample.series["s2"].values.shape[-1]) == (40, 4)
-    with pytest.raises(ArgumentError, match="crop = 45, expected at most 480 and a multiple of 10"):
+    with pytest.raises(
+        ArgumentError, match=r"crop = 45 px of spot \(45 m\), expected at most 480 and a multiple of 10"
+    ):
         make(store, replace(preprocessing, inputs=inputs), crop=45)
 
 
@@ -156,3 +158,8 @@ def test_another_band_order_is_refused(store, preprocessing):
     turned = replace(preprocessing.inputs["s2"], bands=preprocessing.inputs["s2"].bands[::-1])
     with pytest.raises(WeightsError, match="give the bands in that order"):
         make(store, replace(preprocessing, inputs={"s2": turned}))
+
+
+def test_a_crop_that_does_not_fit_names_store_and_modality(store):
+    with pytest.raises(ArgumentError, match=rf"^{store.path}: crop = 49 px of s2 \(490 m\), expected at most 48"):
+        SampleDataset(store.path, [0], make_preprocessing(store, ("s2",)), crop=49)

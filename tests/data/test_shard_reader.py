@@ -13,7 +13,7 @@ from eokit.data.shard_reader import ShardedArray, block_run, contextual_blosc
 from eokit.data.shard_writer import join_frames
 from eokit.data.store import Store
 from eokit.errors import DataError
-from tests.data.stores import NODATA, make_source, make_store
+from tests.data.stores import NODATA, MemorySource, make_source, make_store
 
 SHARD = "s2/data/c/0/0/0/0"
 
@@ -110,9 +110,49 @@ def test_a_chunk_with_a_right_checksum_but_no_blosc_is_refused(copy):
         Store.open(copy).read("s2", 0)
 
 
-def test_a_missing_shard_is_fill(copy):
+def test_a_shard_that_was_written_and_is_missing_is_damage(copy):
     (copy / SHARD).unlink()
+    with pytest.raises(DataError, match=rf"{SHARD}: is missing; prepare the store again"):
+        Store.open(copy).read("s2", 0)
+
+
+def test_a_shard_that_was_never_written_is_fill(tmp_path):
+    store = make_store(tmp_path / "dark.zarr", Dark(**vars(make_source((11, 20)))))
+    assert not (store.path / "s2/data/c").exists()
+    assert (store.read("s2", 0) == NODATA).all()
+    assert list(store.shards.damage()) == []
+
+
+class Dark(MemorySource):
+    """A source whose s2 was never observed."""
+
+    def read(self, entry, modality):
+        values = super().read(entry, modality)
+        return np.full_like(values, NODATA) if modality == "s2" else values
+
+
+def test_the_list_names_every_shard_with_its_bytes(copy):
+    there = {
+        file.relative_to(copy).as_posix(): file.stat().st_size for file in copy.glob("**/c/*/**/0") if file.is_file()
+    }
+    there = {path: size for path, size in there.items() if path.startswith("labels/") or "/data/" in path}
+    assert Store.open(copy).shards.sizes == there
+
+
+def test_a_store_without_a_list_counts_a_missing_shard_as_fill(copy):
+    root = json.loads((copy / "zarr.json").read_text())
+    del root["attributes"]["shard_list"]
+    (copy / "zarr.json").write_text(json.dumps(root))
+    (copy / SHARD).unlink()
+    (copy / "shards.json").unlink()
     assert (Store.open(copy).read("s2", 0) == NODATA).all()
+
+
+def test_a_list_that_was_lost_is_damage_too(copy):
+    (copy / "shards.json").unlink()
+    (copy / SHARD).unlink()
+    with pytest.raises(DataError, match=r"shards\.json: cannot be read"):
+        Store.open(copy).read("s2", 0)
 
 
 def test_other_codecs_are_read_through_zarr_python(tmp_path):

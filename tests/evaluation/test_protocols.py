@@ -172,7 +172,7 @@ def test_an_empty_fold_is_refused_with_the_folds_there_are(score):
 
 def test_a_store_with_one_fold_has_nothing_to_score_on(score, tmp_path):
     one = labelled_store(tmp_path / "one.zarr", folds=(7, 7))
-    with pytest.raises(DataError, match=r"no test fold left \(it has folds 7\)"):
+    with pytest.raises(DataError, match=r"no test fold left \(it has one, 7\): samples cannot be both"):
         score(data=one.path, protocol="knn")
 
 
@@ -202,3 +202,11 @@ def test_other_bands_are_refused_by_every_protocol(score, store, tmp_path):
 def test_a_device_that_is_not_there_is_refused(score):
     with pytest.raises(SetupError, match="cuda:99 is asked for"):
         score(device="cuda:99")
+
+
+@pytest.mark.parametrize("label", ["semantic", "main"])
+def test_progress_says_what_samples_are_read_for(score, tmp_path, capsys, label):
+    store = labelled_store(tmp_path / "toy.zarr", labels=("semantic", "main"))
+    score(data=store.path, protocol="linear", label=label, quiet=False)
+    told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["features to learn from", "features to choose a penalty on", "linear probe"]

@@ -54,3 +54,20 @@ def test_a_confusion_matrix_is_drawn(tmp_path: Path):
     one = report()
     path = draw_confusion(one.matrix, CLASSES, 4, tmp_path / "deep" / "c.png", title="toy", synthetic=True)
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_classes_that_are_not_in_the_truth_share_one_line():
+    table = report().table().splitlines()
+    assert [line for line in table if "never there" in line] == ["no pixel of 1 class: never there"]
+    many = tuple(f"species {number}" for number in range(40))
+    matrix = np.zeros((1, 40, 40), int)
+    matrix[0, 3, 3] = matrix[0, 5, 4] = 7
+    table = report_of(matrix, many).table().splitlines()
+    assert sum(line.startswith("species ") for line in table) == 2
+    (folded,) = [line for line in table if line.startswith("no pixel of 38 classes: species 0, ")]
+    assert folded.endswith("species 9 and 30 more")
+
+
+def report_of(matrices, classes) -> Report:
+    facts = {"protocol": "linear", "unit": "pixel", "data": "toy", "synthetic": True, "classes": classes}
+    return Report.from_patches(matrices, ignore=None, seed=0, folds=Split((1,), (), (2,)), **facts)

@@ -298,12 +298,13 @@ def test_folds_and_limit_choose_the_samples(run):
     [
         ("x.parquet", {"level": "patch"}, "geoparquet holds one vector a sample"),
         ("maps", {"level": "tile"}, "cog holds maps"),
+        ("ts.tif", {}, "ts.tif: GeoTIFFs of features are a folder with one for each sample; name OUT without .tif"),
         ("maps", {"dtype": "float16"}, "a GeoTIFF cannot hold it"),
         ("x.zarr", {"modality": "spot"}, "only --level pixel is of one modality"),
         ("x.zarr", {"level": "pixel", "modality": "naip"}, "naip: not among those that are encoded"),
         ("x.zarr", {"modalities": ("naip",)}, "modality 'naip' is not among"),
-        ("x.zarr", {"patch_metres": 30}, "does not divide into patches"),
-        ("x.zarr", {"patch_metres": 25}, "multiple of 10 m"),
+        ("x.zarr", {"patch_metres": 30}, "do not divide into whole ones; give --patch-metres 10"),
+        ("x.zarr", {"patch_metres": 25}, "do not divide into whole ones"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(run, tmp_path, name, changes, told):

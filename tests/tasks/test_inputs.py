@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eokit.data.preprocessing import Preprocessing
 from eokit.data.spec import LabelSpec, ModalitySpec
 from eokit.errors import DataError, UsageError, WeightsError
 from eokit.tasks.inputs import Reading, batches, choose_split, label_layer, majority, match_inputs, thin_out
@@ -139,3 +140,10 @@ def test_sample_numbers_are_thinned_out_evenly():
     assert thin_out(np.arange(10, 20), 4).tolist() == [10, 13, 16, 19]
     assert thin_out(np.arange(3), 4).tolist() == [0, 1, 2]
     assert thin_out(np.arange(3), None).tolist() == [0, 1, 2]
+
+
+def test_all_modalities_that_a_store_lacks_are_one_note():
+    known = preprocessing().inputs["s2"]
+    matched, notes = match_inputs(Preprocessing({"s1-asc": known, "s2": known, "spot": known}), store(), "bundle")
+    assert list(matched.inputs) == ["s2"]
+    assert notes == ["s1-asc, spot: not in toy.zarr, left out"]

@@ -80,6 +80,24 @@ def test_a_store_without_labels_shows_its_images(store, tmp_path, monkeypatch):
     assert "2018-" in words
 
 
+def test_every_picture_is_named_and_its_stretch_told(tmp_path, monkeypatch):
+    fine = make_store(tmp_path / "fine.zarr", make_source(counts=(6, 6), size=16, bands=10, spot=True))
+    figure = figure_of(monkeypatch, fine, tmp_path, sample=0)
+    titles = [axes.get_title() for axes in figure.findobj(Axes) if axes.images]
+    named = [" ".join(title.split(" ")[:-1]) for title in titles if title[-10:-6] in ("2018", "2019")]
+    assert named == ["spot"] + ["s2"] * 4 + ["s1-asc VH"] * 6
+    words = " | ".join(text.get_text() for text in figure.findobj(Text))
+    assert "black to white: 1st to 98th percentile of the dates shown" in words
+    assert "; spot 0 to 255, s2 " in words
+    assert "; s1-asc VH " in words
+
+
+def test_a_modality_of_one_pixel_is_no_image(store, tmp_path, monkeypatch):
+    part = only(store)
+    part.modalities["s1-asc"] = replace(store.modalities["s1-asc"], shape=(2, 1, 1))
+    assert "the other modalities" not in texts(monkeypatch, part, tmp_path)
+
+
 def test_a_sample_without_dates_is_drawn_without_images(store, tmp_path):
     draw_quicklook(store, tmp_path / "look.png", sample=2)
 

@@ -82,8 +82,6 @@ def choices_of(
     """The keyword arguments of the encoder, and the modality whose pixels are told; UsageError for what it has not."""
     family, choices = encoder.family, {}
     if patch_metres is not None:
-        if "patch_metres" not in encoder.choices:
-            raise UsageError(f"--patch-metres {patch_metres}: the patches of {family} are {encoder.patch_size} pixels")
         choices["patch_metres"] = patch_metres
     if level != "pixel":
         if modality is not None:

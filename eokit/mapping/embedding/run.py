@@ -37,6 +37,7 @@ from eokit.mapping.patches import store_digest
 from eokit.memory import peak_bytes
 from eokit.models.bundle import Bundle, OpenPreprocessing, find_bundle, load_bundle, newest_bundle
 from eokit.nn.device import pick_device
+from eokit.tasks.grid import patch_metres_of
 from eokit.tasks.inputs import Reading, match_inputs, thin_out
 
 CALIBRATION = 64
@@ -60,7 +61,7 @@ class EmbedSettings(Settings):
     out: Path | None = Field(default=None, description="null: the store's name with -<level>.zarr, in this folder")
     level: Level | None = Field(default=None, description="null: tile for GeoParquet, else patch")
     modality: str | None = Field(default=None, description="level pixel: whose sub-patches; null: the first")
-    patch_metres: int | None = Field(default=None, gt=0, description="edge of a patch; null: as configured")
+    patch_metres: int | None = Field(default=None, gt=0, description="edge of a patch; null: as the bundle keeps")
     format: Format | None = Field(default=None, description="null: by the name of out")
     dtype: Dtype = "float32"
     folds: tuple[int, ...] | None = None
@@ -190,6 +191,7 @@ def lay_out(settings: EmbedSettings) -> EmbedPlan:
     numbers = store.select(settings.folds, settings.limit)
     if format_ == "cog":
         _check_places(store, numbers)
+    patch_metres_of(bundle.encoder, store, preprocessing, settings.patch_metres)
     chosen = tuple(preprocessing.inputs)
     choices, modality = choices_of(bundle.encoder, level, chosen, settings.modality, settings.patch_metres)
     device = pick_device(settings.device)
@@ -287,6 +289,11 @@ def _target_of(settings: EmbedSettings) -> tuple[Path, Format, Level]:
     by_name: dict[str, Format] = {".zarr": "zarr", ".parquet": "geoparquet"}
     named = settings.out.suffix.lower() if settings.out is not None else ".zarr"
     format_ = settings.format or by_name.get(named, "cog")
+    if format_ == "cog" and named in (".tif", ".tiff"):
+        raise UsageError(
+            f"{settings.out}: GeoTIFFs of features are a folder with one for each sample; name OUT without {named},"
+            " or with .zarr or .parquet for one store or table"
+        )
     level = settings.level or ("tile" if format_ == "geoparquet" else "patch")
     if format_ == "geoparquet" and level != "tile":
         raise UsageError(f"--format geoparquet holds one vector a sample, --level {level} gives maps; use zarr or cog")

@@ -117,10 +117,10 @@ class AnySat(Encoder):
         """A patch's vector and a sub-patch's."""
         return 2 * self.width
 
-    def patch_pixels(self, modality: str, bands: int) -> int:
-        """Pixels of a modality along a patch of `patch_metres`."""
+    def patch_pixels(self, modality: str, bands: int, patch_metres: int | None = None) -> int:
+        """Pixels of a modality along a patch of `patch_metres`, or of the configured size."""
         sensor = sensor_of(modality, bands)
-        return sensor.side(self.config.patch_metres) * max(sensor.patch, 1)
+        return sensor.side(patch_metres or self.config.patch_metres) * max(sensor.patch, 1)
 
     def subpatch_pixels(self, modality: str, bands: int) -> int | None:
         """A pixel of a series, a cell of an image; none of a sensor with one token for the tile."""
