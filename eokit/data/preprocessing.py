@@ -36,7 +36,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How every modality of a model is read: `inputs` by modality name, e.g. {"s2": Input(...)}."""
+    """How every modality of a model is read: `inputs` by modality name, e.g. {"s2": Input(...)}.
+
+    A model that learned from stores in which one name has other bands ("s1-asc" with and without a ratio) has an input
+    for each: the further ones are called by name and number of bands, "s1-asc/3".
+    """
 
     inputs: dict[str, Input]
 
@@ -55,6 +59,29 @@ class Preprocessing:
         if not valid.all():
             np.copyto(values, 0.0, where=~valid[:, None])
         return values, valid
+
+    @classmethod
+    def together(cls, parts: Sequence[Preprocessing]) -> Preprocessing:
+        """The inputs of all parts; one of other bands or another sensor stands beside the first of its name."""
+        inputs: dict[str, Input] = {}
+        for name, one in (pair for part in parts for pair in part.inputs.items()):
+            first = inputs.setdefault(name, one)
+            if (first.sensor, first.bands) != (one.sensor, one.bands):
+                inputs.setdefault(f"{name}/{len(one.bands)}", one)
+        return cls(inputs)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The names of the modalities, each once."""
+        return list(dict.fromkeys(name.split("/")[0] for name in self.inputs))
+
+    def fitting(self, modality: str, *, sensor: str, bands: Sequence[str], source: str) -> Input:
+        """The input for a modality of that sensor and these bands; WeightsError where none fits."""
+        another = self.inputs.get(f"{modality}/{len(bands)}")
+        if another is not None and (another.sensor, another.bands) == (sensor, tuple(bands)):
+            return another
+        self.check(modality, sensor=sensor, bands=bands, source=source)
+        return self.inputs[modality]
 
     def check(self, modality: str, *, sensor: str, bands: Sequence[str], source: str) -> None:
         """Refuse data whose sensor or band order is not the model's (WeightsError, exit 4)."""

@@ -90,7 +90,7 @@ def match_inputs(
         matched, notes = own_inputs(preprocessing.encoder, store, source, modalities)
         by = f"{', '.join(matched.inputs)}: standardised by the statistics of {store.path} over all its folds"
         return matched, [*notes, f"{by}, as {source} has none"]
-    common = [name for name in preprocessing.inputs if name in store.modalities]
+    common = [name for name in preprocessing.modalities if name in store.modalities]
     if not common:
         raise WeightsError(
             f"{source} takes {', '.join(preprocessing.inputs)}, {store.path} has {', '.join(store.modalities)}:"
@@ -99,9 +99,9 @@ def match_inputs(
     inputs = {}
     for name in common:
         spec = store.modalities[name]
-        preprocessing.check(name, sensor=spec.sensor, bands=spec.bands, source=str(store.path))
-        inputs[name] = replace(preprocessing.inputs[name], scale=spec.scale, nodata=spec.nodata)
-    missing = [name for name in preprocessing.inputs if name not in common]
+        one = preprocessing.fitting(name, sensor=spec.sensor, bands=spec.bands, source=str(store.path))
+        inputs[name] = replace(one, scale=spec.scale, nodata=spec.nodata)
+    missing = [name for name in preprocessing.modalities if name not in common]
     matched = Preprocessing(inputs)
     notes = [f"{', '.join(missing)}: not in {store.path}, left out"] if missing else []
     return (matched if modalities is None else only(matched, modalities)), notes

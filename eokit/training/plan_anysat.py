@@ -73,7 +73,7 @@ def lay_out(settings: PretrainSettings) -> Plan:
         _say_part(store, part, names) for store, part, names in zip(stores, parts, modalities, strict=True)
     ]
     mixture = Mixture(parts, settings.loop.seed)
-    shared = Preprocessing({name: one for part in reversed(preprocessings) for name, one in part.inputs.items()})
+    shared = Preprocessing.together(preprocessings)
 
     def probe() -> Batch:
         samples = [mixture[StepDraw(slot, slot % len(mixture.parts[0].dataset), 0)] for slot in range(PROBE)]

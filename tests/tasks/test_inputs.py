@@ -75,6 +75,21 @@ def test_no_modality_in_common_is_refused():
         match_inputs(preprocessing(), other, "bundle")
 
 
+def test_where_two_stores_gave_a_modality_other_bands_each_is_read_by_its_own():
+    both = Preprocessing.together([preprocessing(), preprocessing(BANDS[:3], mean=7.0)])
+    assert both.modalities == ["s2"]
+    assert Preprocessing.from_dict(both.to_dict()) == both
+    for bands in (BANDS, BANDS[:3]):
+        matched, notes = match_inputs(both, store(bands), "bundle")
+        assert list(matched.inputs) == ["s2"]
+        assert (matched.inputs["s2"].bands, notes) == (bands, [])
+    assert matched.inputs["s2"].mean == (7.0,) * 3
+    with pytest.raises(WeightsError, match="give the bands in that order"):
+        match_inputs(both, store(BANDS[:4]), "bundle")
+    with pytest.raises(WeightsError, match="give the bands in that order"):
+        match_inputs(both, store(BANDS[2::-1]), "bundle")
+
+
 def test_a_missing_label_layer_is_refused_with_those_there_are():
     with pytest.raises(DataError, match=r"no label layer 'crop' \(it has: semantic, parcel\)"):
         label_layer(store(), "crop")

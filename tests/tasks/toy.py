@@ -51,9 +51,9 @@ def toy(seed: int = 0, **config: int) -> Toy:
     return Toy(ToyConfig(**config))
 
 
-def preprocessing(bands: tuple[str, ...] = BANDS) -> Preprocessing:
+def preprocessing(bands: tuple[str, ...] = BANDS, mean: float = 0.0) -> Preprocessing:
     n = len(bands)
-    return Preprocessing({"s2": Input("sentinel-2", bands, (0.0,) * n, (1.0,) * n)})
+    return Preprocessing({"s2": Input("sentinel-2", bands, (mean,) * n, (1.0,) * n)})
 
 
 def toy_batch(n: int = 2, dates: int = 3, size: int = 8, classes: int = 4, seed: int = 0) -> Batch:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eokit.data.store import Store
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.models.anysat.sensors import SENSORS
 from eokit.models.bundle import load_bundle
+from eokit.tasks.inputs import match_inputs
 from eokit.training.checkpoint import checkpoints
 from eokit.training.events import read_events
 from eokit.training.plan_anysat import patch_sizes
@@ -93,6 +95,20 @@ def test_without_stores_every_one_in_data_that_holds_a_known_sensor_is_taken(sto
     plan = lay_out(settings(None))
     assert [store.path.name for store in plan.stores] == ["fine.zarr", "plain.zarr"]
     assert plan.notes[0] == "pretraining on data/fine.zarr, data/plain.zarr"
+
+
+def test_the_bundle_reads_both_stores_where_a_modality_has_other_bands(stores, tmp_path):
+    source = make_source((5, 6, 4, 7), bands=10)
+    s2, s1 = source.spec.modalities
+    ratio = replace(s1, bands=(*s1.bands, "VV-VH"), shape=(3, *s1.shape[1:]))
+    make_store(tmp_path / "ratio.zarr", MemorySource(replace(source.spec, modalities=(s2, ratio)), source.entries))
+    both = (stores[0], tmp_path / "ratio.zarr")
+    bundle = load_bundle(pretrain(settings(both, tmp_path / "run", loop=LOOP | {"steps": 1})).bundle)
+    for path, bands in zip(both, (2, 3), strict=True):
+        matched, notes = match_inputs(bundle.preprocessing, Store.open(path), "bundle")
+        assert {name: len(one.bands) for name, one in matched.inputs.items()} == {"s2": 10, "s1-asc": bands}
+        assert notes == []
+        assert bundle.encoder.takes("s1-asc", bands)
 
 
 def strange():
