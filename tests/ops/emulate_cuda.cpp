@@ -1,11 +1,12 @@
 // Runs the CUDA kernels of csrc/cuda on the emulator beside this file and compares them with plain double loops. One line
-// a case; exit status 1 if one is off. Built and run by test_cuda_compile.py.
+// a case; exit status 1 if one is off. Built and run by test_cuda_compile.py: emulate_cuda ORDER MOST_QUERIES.
 #include "cuda_emulator.h"
 
 #include "../../csrc/cuda/attention_backward_kernel.h"
 #include "../../csrc/cuda/attention_forward_kernel.h"
 #include "../../csrc/cuda/tokens_kernel.h"
 
+#include <algorithm>
 #include <random>
 #include <string>
 
@@ -49,6 +50,7 @@ struct Case {
   int s0, s1, queries, keys, heads, dim;
   bool masked, biased, heads_share_bias;
   int warps, stages;  // of the forward kernel; 0: as they come
+  int shared;         // KiB for a block of the backward kernel
 };
 
 struct Truth {  // (sequence, head, query, ...) in double
@@ -171,11 +173,16 @@ struct Problem {
 struct alignas(16) Line {
   char bytes[16];
 };
+constexpr int kGuard = 4096;  // bytes after a block's shared memory, which no thread may change
 std::vector<Line> memory;
 char* poisoned(int64_t bytes) {
-  memory.assign((bytes + 15) / 16, Line());
+  memory.assign((bytes + 15 + kGuard) / 16, Line());
   std::memset(memory.data(), 255, memory.size() * 16);
   return memory[0].bytes;
+}
+void check_guard(const std::string& name, int64_t bytes) {
+  const char *begin = memory[0].bytes + bytes, *end = memory[0].bytes + memory.size() * 16;
+  if (std::count(begin, end, char(255)) != end - begin) report(name + ": bytes written past shared memory", 1, 0);
 }
 
 template <int D, class E>
@@ -208,7 +215,7 @@ void run_forward(Problem<E>& problem, const std::string& name) {
 }
 
 template <int D, int kHeld, class E>
-void run_backward(Problem<E>& problem, const std::string& name) {
+void run_backward(Problem<E>& problem, const BackwardPlan& plan, const std::string& name) {
   const Case& c = problem.c;
   AttentionBackward<E> call;
   call.shape = problem.shape();
@@ -227,15 +234,13 @@ void run_backward(Problem<E>& problem, const std::string& name) {
     call.part_stride = static_cast<int64_t>(problem.bias.size());
     call.heads_together = c.heads_share_bias;
   }
-  const int tiles = tiles_of(c.keys), most = (c.warps ? c.warps : 8) * kHeld;
-  call.passes = (tiles + most - 1) / most;
-  call.warps = (tiles + call.passes * kHeld - 1) / (call.passes * kHeld);
+  call.passes = plan.passes, call.warps = plan.warps;
   std::vector<float> partial(size_t(problem.sequences) * c.heads * c.queries * D, NAN);
   call.partial = call.passes > 1 ? partial.data() : nullptr;
-  const int64_t bytes = backward_bytes<D>(c.queries, call.warps * kHeld * kTile);
   char* shared = nullptr;
-  emulator::launch(call.parts * (call.heads_together ? 1 : c.heads), call.warps * kWarp, [&] { shared = poisoned(bytes); },
-                   [&] { attention_backward_block<D, kHeld>(call, shared); });
+  emulator::launch(call.parts * (call.heads_together ? 1 : c.heads), call.warps * kWarp,
+                   [&] { shared = poisoned(plan.bytes); }, [&] { attention_backward_block<D, kHeld>(call, shared); });
+  check_guard(name, plan.bytes);
   const double unit = std::is_same_v<E, BFloat16> ? 1.0 / 64 : 1.0 / 512;
   report(name + " grad_q", problem.error(problem.grad_q, problem.truth.grad_q), unit);
   report(name + " grad_k", problem.error(problem.grad_k, problem.truth.grad_k), unit);
@@ -251,14 +256,53 @@ void run_backward(Problem<E>& problem, const std::string& name) {
   report(name + " grad_bias", worst / largest, unit);
 }
 
-template <int D, int kHeld, class E>
+template <int D, class E>
 void run(const Case& c, const char* dtype) {
   Problem<E> problem(c);
+  const BackwardPlan plan = plan_backward(D, c.queries, c.keys, int64_t{c.shared} * 1024);
   const std::string name = std::string(dtype) + " Lq " + std::to_string(c.queries) + " Lk " + std::to_string(c.keys) + " H " +
                            std::to_string(c.heads) + " D " + std::to_string(c.dim) + (c.masked ? " masked" : "") +
-                           (c.biased ? " biased" : "");
+                           (c.biased ? " biased" : "") + " passes " + std::to_string(plan.passes);
   run_forward<D>(problem, name);
-  run_backward<D, kHeld>(problem, name);
+  if constexpr (most_held(D) > 1)
+    if (plan.held > 1) return run_backward<D, 2>(problem, plan, name);
+  run_backward<D, 1>(problem, plan, name);
+}
+
+// What is wrong with the plan of one call: it must fit, take every key once, in no more passes than need be.
+const char* fault_of(const BackwardPlan& plan, int width, int queries, int keys, int64_t shared) {
+  const int of_pass = plan.warps * plan.held;
+  if (plan.passes < 1) return "no passes";
+  if (plan.bytes > shared || plan.bytes != backward_bytes(width, queries, of_pass * kTile)) return "bytes";
+  if (plan.warps < 1 || plan.warps > kBackwardWarps || plan.held < 1 || plan.held > most_held(width)) return "warps";
+  if (plan.passes * of_pass < tiles_of(keys) || (plan.passes - 1) * of_pass >= tiles_of(keys)) return "keys";
+  if (plan.passes == 1) return nullptr;
+  const int fewer = (tiles_of(keys) + plan.passes - 2) / (plan.passes - 1);  // tiles of a pass if there were one pass less
+  const int warps = smaller(fewer, kBackwardWarps), held = (fewer + warps - 1) / warps;
+  if (held > most_held(width)) return nullptr;
+  const int rounded = held == 1 ? fewer : (fewer + 1) / 2 * 2;
+  return backward_bytes(width, queries, rounded * kTile) <= shared ? "one pass less would do" : nullptr;
+}
+
+// Every width and number of keys on the shared memory of every GPU since sm_80, for all queries that Python lets through.
+void check_plans(int most_queries) {
+  for (const int kib : {99, 163, 227}) {
+    int faults = 0;
+    for (const int width : {16, 32, 48, 64, 96, 128})
+      for (const int queries : {1, 33, 256, most_queries})
+        for (int keys = 1; keys <= 1100; ++keys) {
+          const int64_t shared = int64_t{kib} * 1024;
+          const char* fault = fault_of(plan_backward(width, queries, keys, shared), width, queries, keys, shared);
+          if (fault != nullptr) std::printf("plan: %s, D %d Lq %d Lk %d in %d KiB\n", fault, width, queries, keys, kib);
+          faults += fault != nullptr;
+        }
+    report("plans in " + std::to_string(kib) + " KiB", faults, 0);
+  }
+  const auto passes = [](int width, int length, int kib) { return plan_backward(width, length, length, kib * 1024).passes; };
+  report("256 tokens of 64 features in 99 KiB: 2 passes", passes(64, 256, 99) != 2, 0);
+  report("256 tokens of 64 features in 163 KiB: 1 pass", passes(64, 256, 163) != 1, 0);
+  report("128 tokens of 128 features in 99 KiB: 2 passes", passes(128, 128, 99) != 2, 0);
+  report("what does not fit has no plan", passes(128, 16, 32) + passes(64, 16384, 99), 0);
 }
 
 template <class E, int kCount>
@@ -286,11 +330,11 @@ void run_tokens(const char* dtype, int dim) {
   int wrong = 0;
   emulator::launch(2, 32, [] {}, [&] { check_inverse_block(inversion, &wrong); });
   report("index is accepted", wrong, 0);
-  call.map = map.data(), call.lanes = 4;
+  call.map = map.data();
   for (const bool by_output : {false, true}) {
     call.by_output = by_output;
     for (int i = 0; i < batches * rows * dim; ++i) from_float(NAN, out + i);
-    emulator::launch(3, 32, [] {}, [&] { map_rows_block<E, kCount>(call); });
+    emulator::launch(3, 32, [] {}, [&] { map_rows_block<E, kCount>(call, 4); });
     double worst = 0;
     for (int i = 0; i < batches * rows; ++i)
       for (int d = 0; d < dim; ++d) {
@@ -303,17 +347,55 @@ void run_tokens(const char* dtype, int dim) {
       }
     report(std::string(dtype) + " map_rows", worst, 0);
   }
-  std::vector<float> sums(4 * dim, NAN), total(dim, NAN);
-  const SumUnmapped<E> reduction{out, map.data(), batches * rows, dim, 4, sums.data()};
-  emulator::launch(4, 32, [] {}, [&] { sum_unmapped_block<E, kCount>(reduction); });
-  emulator::launch(1, 32, [] {}, [&] { add_parts_block(sums.data(), 4, dim, total.data()); });
+}
+
+template <class E>
+std::vector<float> summed(const SumRows<E>& given, int parts, int most_lanes, bool aligned) {
+  std::vector<float> of_parts(size_t(parts) * given.dim, NAN);
+  SumRows<E> call = given;
+  call.parts = parts, call.sums = of_parts.data();
+  split_columns(call, most_lanes);
+  char* shared = nullptr;
+  const int threads = 64, bytes = threads * 4 * call.kPiece;
+  emulator::launch(parts * call.chunks, threads, [&] { shared = poisoned(bytes); }, [&] {
+    float* of_block = reinterpret_cast<float*>(shared);
+    aligned ? sum_rows_block<true>(call, of_block) : sum_rows_block<false>(call, of_block);
+  });
+  check_guard("sum_rows", bytes);
+  return of_parts;
+}
+
+// Both stages of sum_unmapped: rows (count, dim), a third of which counts.
+template <class E>
+void run_sum(const char* dtype, int count, int dim) {
+  constexpr int kPiece = SumRows<E>::kPiece, kParts = 3;
+  std::vector<Pack<E, kPiece>> memory_of_rows(size_t(count) * dim / kPiece + 2);
+  E* rows = memory_of_rows[0].at;
+  std::vector<int64_t> map(count);
+  for (int i = 0; i < count * dim; ++i) from_float(normal(), rows + i);
+  for (int64_t& at : map) at = generator() % 3 == 0 ? -1 : 5;
+  std::vector<double> wanted(dim, 0.0);
+  for (int i = 0; i < count; ++i)
+    for (int d = 0; d < dim; ++d) {
+      if (map[i] < 0) wanted[d] += to_float(rows[i * dim + d]);
+      if (map[i] >= 0) from_float(NAN, rows + i * dim + d);  // what does not count is not read
+    }
+  const SumRows<E> call{rows, map.data(), count, dim};
+  const auto total = [&](bool aligned) {
+    std::vector<float> parts = summed(call, kParts, 4, aligned);
+    return summed(SumRows<float>{parts.data(), nullptr, kParts, dim}, 1, 2, dim % 4 == 0);
+  };
+  const bool aligned = dim % kPiece == 0;
+  const std::vector<float> sums = total(aligned), again = total(false);
   double worst = 0;
-  for (int d = 0; d < dim; ++d) {
-    double wanted = 0;
-    for (int i = 0; i < batches * rows; ++i) wanted += map[i] < 0 ? to_float(out[i * dim + d]) : 0.0f;
-    if (!(std::abs(total[d] - wanted) <= worst)) worst = std::abs(total[d] - wanted);
-  }
-  report(std::string(dtype) + " sum_unmapped", worst, 1e-4);
+  for (int d = 0; d < dim; ++d)
+    if (!(std::abs(sums[d] - wanted[d]) <= worst)) worst = std::abs(sums[d] - wanted[d]);
+  const std::string name = std::string(dtype) + " sum_unmapped " + std::to_string(count) + " x " + std::to_string(dim);
+  report(name, worst, 1e-4);
+  emulator::backwards = !emulator::backwards;
+  const bool same = sums == again && sums == total(aligned);
+  emulator::backwards = !emulator::backwards;
+  report(name + ": the same bits, aligned or not, whoever goes first", !same, 0);
 }
 
 }  // namespace
@@ -326,17 +408,25 @@ int main(int count, char** arguments) {
   run_tokens<float, 1>("float32", 5);
   run_tokens<BFloat16, 8>("bfloat16", 40);
   run_tokens<Float16, 1>("float16", 9);
-  //              s0 s1 Lq  Lk  H  D   mask   bias   shared warps stages
-  run<16, 1, BFloat16>({1, 2, 17, 17, 2, 16, false, false, false, 0, 0}, "bfloat16");
-  run<16, 2, Float16>({2, 1, 40, 70, 1, 13, true, true, false, 0, 0}, "float16");
-  run<32, 1, BFloat16>({2, 2, 24, 24, 6, 32, true, true, false, 0, 0}, "bfloat16");
-  run<48, 1, Float16>({1, 2, 5, 61, 3, 44, true, false, false, 0, 0}, "float16");
-  run<48, 2, BFloat16>({1, 2, 35, 100, 2, 46, true, true, true, 1, 2}, "bfloat16");
-  run<64, 2, BFloat16>({1, 1, 61, 143, 1, 64, false, true, false, 2, 2}, "bfloat16");
-  run<64, 2, Float16>({1, 1, 144, 257, 1, 64, false, false, false, 0, 2}, "float16");
-  run<96, 1, BFloat16>({1, 2, 33, 150, 1, 96, true, false, false, 0, 0}, "bfloat16");
-  run<128, 1, Float16>({2, 1, 33, 145, 1, 128, true, true, false, 0, 2}, "float16");
-  run<128, 1, BFloat16>({1, 2, 1, 1, 1, 100, false, false, false, 0, 0}, "bfloat16");
+  run_sum<float>("float32", 700, 24);
+  run_sum<float>("float32", 37, 5);
+  run_sum<BFloat16>("bfloat16", 500, 72);
+  run_sum<BFloat16>("bfloat16", 0, 8);
+  run_sum<Float16>("float16", 301, 33);
+  check_plans(count > 2 ? std::atoi(arguments[2]) : 1);
+  //          s0 s1 Lq  Lk  H  D   mask   bias   shared warps stages KiB
+  run<16, BFloat16>({1, 2, 17, 17, 2, 16, false, false, false, 0, 0, 99}, "bfloat16");
+  run<16, Float16>({2, 1, 40, 70, 1, 13, true, true, false, 0, 0, 99}, "float16");
+  run<16, BFloat16>({1, 2, 40, 150, 1, 16, true, false, false, 0, 0, 99}, "bfloat16");
+  run<32, BFloat16>({2, 2, 24, 24, 6, 32, true, true, false, 0, 0, 99}, "bfloat16");
+  run<48, Float16>({1, 2, 5, 61, 3, 44, true, false, false, 0, 0, 99}, "float16");
+  run<48, BFloat16>({1, 2, 35, 100, 2, 46, true, true, true, 1, 2, 32}, "bfloat16");
+  run<64, BFloat16>({1, 1, 61, 143, 1, 64, false, true, false, 2, 2, 48}, "bfloat16");
+  run<64, Float16>({1, 1, 144, 256, 1, 64, false, false, false, 0, 2, 99}, "float16");
+  run<64, BFloat16>({1, 2, 33, 257, 1, 64, true, false, false, 0, 2, 227}, "bfloat16");
+  run<96, BFloat16>({1, 2, 33, 150, 1, 96, true, false, false, 0, 0, 99}, "bfloat16");
+  run<128, Float16>({2, 1, 33, 145, 1, 128, true, true, false, 0, 2, 99}, "float16");
+  run<128, BFloat16>({1, 2, 1, 1, 1, 100, false, false, false, 0, 0, 99}, "bfloat16");
   std::printf("%d off\n", failures);
   return failures > 0;
 }
