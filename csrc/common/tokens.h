@@ -1,4 +1,4 @@
-// Rows of tokens that are picked, filled in and given their positions, in plain memory: what the kernels of CPU and GPU take.
+// Rows of tokens that are picked, filled in and given positions, in plain memory: what the kernels of CPU and GPU take.
 #pragma once
 
 #include "half.h"

@@ -1,28 +1,14 @@
 // Runs the CUDA kernels of csrc/cuda on the emulator beside this file and compares them with plain double loops. One line
 // a case; exit status 1 if one is off. Built and run by test_cuda_compile.py: emulate_cuda ORDER MOST_QUERIES.
-#include "cuda_emulator.h"
+#include "emulate_common.h"
+#include "emulate_plans.h"
+#include "emulate_tokens.h"
 
 #include "../../csrc/cuda/attention_backward_kernel.h"
 #include "../../csrc/cuda/attention_forward_kernel.h"
-#include "../../csrc/cuda/tokens_kernel.h"
-
-#include <algorithm>
-#include <random>
-#include <string>
 
 namespace eokit {
 namespace {
-
-std::mt19937 generator(7);
-int failures = 0;
-
-float normal() { return std::normal_distribution<float>()(generator); }
-
-void report(const std::string& name, double error, double allowed) {
-  const bool good = error <= allowed;  // false for NaN
-  failures += !good;
-  std::printf("%s %s: error %.2e, allowed %.2e\n", good ? "ok" : "OFF", name.c_str(), error, allowed);
-}
 
 // (S0, S1, L, H, D) in memory as (S0, L, S1, H, D): the sequences of temporal attention. Poisoned unless filled.
 template <class E>
@@ -170,21 +156,6 @@ struct Problem {
   }
 };
 
-struct alignas(16) Line {
-  char bytes[16];
-};
-constexpr int kGuard = 4096;  // bytes after a block's shared memory, which no thread may change
-std::vector<Line> memory;
-char* poisoned(int64_t bytes) {
-  memory.assign((bytes + 15 + kGuard) / 16, Line());
-  std::memset(memory.data(), 255, memory.size() * 16);
-  return memory[0].bytes;
-}
-void check_guard(const std::string& name, int64_t bytes) {
-  const char *begin = memory[0].bytes + bytes, *end = memory[0].bytes + memory.size() * 16;
-  if (std::count(begin, end, char(255)) != end - begin) report(name + ": bytes written past shared memory", 1, 0);
-}
-
 template <int D, class E>
 void run_forward(Problem<E>& problem, const std::string& name) {
   const Case& c = problem.c;
@@ -267,135 +238,6 @@ void run(const Case& c, const char* dtype) {
   if constexpr (most_held(D) > 1)
     if (plan.held > 1) return run_backward<D, 2>(problem, plan, name);
   run_backward<D, 1>(problem, plan, name);
-}
-
-// What is wrong with the plan of one call: it must fit, take every key once, in no more passes than need be.
-const char* fault_of(const BackwardPlan& plan, int width, int queries, int keys, int64_t shared) {
-  const int of_pass = plan.warps * plan.held;
-  if (plan.passes < 1) return "no passes";
-  if (plan.bytes > shared || plan.bytes != backward_bytes(width, queries, of_pass * kTile)) return "bytes";
-  if (plan.warps < 1 || plan.warps > kBackwardWarps || plan.held < 1 || plan.held > most_held(width)) return "warps";
-  if (plan.passes * of_pass < tiles_of(keys) || (plan.passes - 1) * of_pass >= tiles_of(keys)) return "keys";
-  if (plan.passes == 1) return nullptr;
-  const int fewer = (tiles_of(keys) + plan.passes - 2) / (plan.passes - 1);  // tiles of a pass if there were one pass less
-  const int warps = smaller(fewer, kBackwardWarps), held = (fewer + warps - 1) / warps;
-  if (held > most_held(width)) return nullptr;
-  const int rounded = held == 1 ? fewer : (fewer + 1) / 2 * 2;
-  return backward_bytes(width, queries, rounded * kTile) <= shared ? "one pass less would do" : nullptr;
-}
-
-// Every width and number of keys on the shared memory of every GPU since sm_80, for all queries that Python lets through.
-void check_plans(int most_queries) {
-  for (const int kib : {99, 163, 227}) {
-    int faults = 0;
-    for (const int width : {16, 32, 48, 64, 96, 128})
-      for (const int queries : {1, 33, 256, most_queries})
-        for (int keys = 1; keys <= 1100; ++keys) {
-          const int64_t shared = int64_t{kib} * 1024;
-          const char* fault = fault_of(plan_backward(width, queries, keys, shared), width, queries, keys, shared);
-          if (fault != nullptr) std::printf("plan: %s, D %d Lq %d Lk %d in %d KiB\n", fault, width, queries, keys, kib);
-          faults += fault != nullptr;
-        }
-    report("plans in " + std::to_string(kib) + " KiB", faults, 0);
-  }
-  const auto passes = [](int width, int length, int kib) { return plan_backward(width, length, length, kib * 1024).passes; };
-  report("256 tokens of 64 features in 99 KiB: 2 passes", passes(64, 256, 99) != 2, 0);
-  report("256 tokens of 64 features in 163 KiB: 1 pass", passes(64, 256, 163) != 1, 0);
-  report("128 tokens of 128 features in 99 KiB: 2 passes", passes(128, 128, 99) != 2, 0);
-  report("what does not fit has no plan", passes(128, 16, 32) + passes(64, 16384, 99), 0);
-}
-
-template <class E, int kCount>
-void run_tokens(const char* dtype, int dim) {
-  const int batches = 3, sources = 7, rows = 11, places = 5;
-  std::vector<Pack<E, 16 / sizeof(E)>> memory_of_all(4096);
-  E* at = memory_of_all[0].at;
-  const auto take = [&](int count) {
-    E* here = at;
-    at += (count + 15) / 16 * 16;
-    for (int i = 0; i < count; ++i) from_float(normal(), here + i);
-    return here;
-  };
-  MapRows<E> call;
-  call.batches = batches, call.rows = rows, call.sources = sources, call.dim = dim;
-  call.source = take(batches * sources * dim), call.source_batch = sources * dim, call.source_row = dim;
-  call.fill = take(dim), call.positions = take(places * dim), call.positions_rows = places;
-  E* out = take(batches * rows * dim);
-  call.out = out;
-  std::vector<int64_t> map(batches * rows, -1), index(batches * sources);
-  for (int b = 0; b < batches; ++b)
-    for (int s = 0; s < sources; ++s) index[b * sources + s] = (s * 3 + b) % rows;
-  const InvertIndex inversion{index.data(), batches, sources, rows, map.data()};
-  emulator::launch(2, 32, [] {}, [&] { invert_index_block(inversion); });
-  int wrong = 0;
-  emulator::launch(2, 32, [] {}, [&] { check_inverse_block(inversion, &wrong); });
-  report("index is accepted", wrong, 0);
-  call.map = map.data();
-  for (const bool by_output : {false, true}) {
-    call.by_output = by_output;
-    for (int i = 0; i < batches * rows * dim; ++i) from_float(NAN, out + i);
-    emulator::launch(3, 32, [] {}, [&] { map_rows_block<E, kCount>(call, 4); });
-    double worst = 0;
-    for (int i = 0; i < batches * rows; ++i)
-      for (int d = 0; d < dim; ++d) {
-        const int64_t from = map[i], place = by_output ? i % rows : from;
-        const float row = to_float(from < 0 ? call.fill[d] : call.source[(i / rows * sources + from) * dim + d]);
-        E wanted;
-        from_float(place < 0 ? row : row + to_float(call.positions[place % places * dim + d]), &wanted);
-        const double off = std::abs(to_float(out[i * dim + d]) - to_float(wanted));
-        if (!(off <= worst)) worst = off;
-      }
-    report(std::string(dtype) + " map_rows", worst, 0);
-  }
-}
-
-template <class E>
-std::vector<float> summed(const SumRows<E>& given, int parts, int most_lanes, bool aligned) {
-  std::vector<float> of_parts(size_t(parts) * given.dim, NAN);
-  SumRows<E> call = given;
-  call.parts = parts, call.sums = of_parts.data();
-  split_columns(call, most_lanes);
-  char* shared = nullptr;
-  const int threads = 64, bytes = threads * 4 * call.kPiece;
-  emulator::launch(parts * call.chunks, threads, [&] { shared = poisoned(bytes); }, [&] {
-    float* of_block = reinterpret_cast<float*>(shared);
-    aligned ? sum_rows_block<true>(call, of_block) : sum_rows_block<false>(call, of_block);
-  });
-  check_guard("sum_rows", bytes);
-  return of_parts;
-}
-
-// Both stages of sum_unmapped: rows (count, dim), a third of which counts.
-template <class E>
-void run_sum(const char* dtype, int count, int dim) {
-  constexpr int kPiece = SumRows<E>::kPiece, kParts = 3;
-  std::vector<Pack<E, kPiece>> memory_of_rows(size_t(count) * dim / kPiece + 2);
-  E* rows = memory_of_rows[0].at;
-  std::vector<int64_t> map(count);
-  for (int i = 0; i < count * dim; ++i) from_float(normal(), rows + i);
-  for (int64_t& at : map) at = generator() % 3 == 0 ? -1 : 5;
-  std::vector<double> wanted(dim, 0.0);
-  for (int i = 0; i < count; ++i)
-    for (int d = 0; d < dim; ++d) {
-      if (map[i] < 0) wanted[d] += to_float(rows[i * dim + d]);
-      if (map[i] >= 0) from_float(NAN, rows + i * dim + d);  // what does not count is not read
-    }
-  const SumRows<E> call{rows, map.data(), count, dim};
-  const auto total = [&](bool aligned) {
-    std::vector<float> parts = summed(call, kParts, 4, aligned);
-    return summed(SumRows<float>{parts.data(), nullptr, kParts, dim}, 1, 2, dim % 4 == 0);
-  };
-  const bool aligned = dim % kPiece == 0;
-  const std::vector<float> sums = total(aligned), again = total(false);
-  double worst = 0;
-  for (int d = 0; d < dim; ++d)
-    if (!(std::abs(sums[d] - wanted[d]) <= worst)) worst = std::abs(sums[d] - wanted[d]);
-  const std::string name = std::string(dtype) + " sum_unmapped " + std::to_string(count) + " x " + std::to_string(dim);
-  report(name, worst, 1e-4);
-  emulator::backwards = !emulator::backwards;
-  const bool same = sums == again && sums == total(aligned);
-  emulator::backwards = !emulator::backwards;
-  report(name + ": the same bits, aligned or not, whoever goes first", !same, 0);
 }
 
 }  // namespace
