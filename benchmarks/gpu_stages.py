@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from itertools import product
@@ -146,7 +147,7 @@ def rows(run: Run) -> list[str]:
 
 
 def row_settings(run: Run) -> dict[str, Any]:
-    """Settings by benchmark: a few hundred megabytes of tokens, pixels and rows each, or next to nothing."""
+    """Settings by benchmark: tokens and series of about twice `elements`, of which a case moves a part; or of few."""
     few: dict[str, Any] = {"device": str(run.device), "dtype": ("float32",) if run.dry else ("bfloat16", "float32")}
     if run.dry:
         return {
@@ -155,9 +156,10 @@ def row_settings(run: Run) -> dict[str, Any]:
             "mlp": registry.MlpSettings(**few, rows=7),
             "losses": registry.LossesSettings(device=few["device"], rows=9, prototypes=8),
         }
+    tokens, pool = registry.TokensSettings(**few), registry.PoolSettings(**few)
     return {
-        "tokens": registry.TokensSettings(**few, batch=512),
-        "pool": registry.PoolSettings(**few, positions=16_384),
+        "tokens": replace(tokens, batch=2 * run.elements // (tokens.positions * tokens.width)),
+        "pool": replace(pool, positions=2 * run.elements // (pool.seq_len[0] * pool.width)),
         "mlp": registry.MlpSettings(**few, rows=2**18),
         "losses": registry.LossesSettings(device=few["device"], rows=6144),
     }

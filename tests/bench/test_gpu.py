@@ -108,6 +108,10 @@ def test_the_data_are_bounded_by_memory_and_by_what_torch_launches(tmp_path, mon
             assert (dates if axis == "temporal" else positions) == length
             assert max(batch, positions * heads if axis == "temporal" else batch * dates) <= 65_535
     assert torch.Size(real.size("temporal", 144, 64)).numel() > 0.9 * elements
+    settings = gpu_stages.row_settings(real)
+    tokens, pool = settings["tokens"], settings["pool"]
+    for moved in (tokens.batch * tokens.positions * tokens.width, pool.positions * pool.seq_len[0] * pool.width):
+        assert elements < moved <= 2 * elements
 
 
 def test_a_backend_that_crashed_in_its_check_is_left_out(run):
