@@ -30,7 +30,9 @@ except ImportError as error:  # machines with a GPU may have torch and little el
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11: the oldest whose stable ABI has what csrc/ uses
 # GCC warns of its own AVX-512 headers, and of vector types in functions that are inlined anyway.
 QUIET = ["-Wno-psabi", "-Wno-maybe-uninitialized"]
-CUDA_FLAGS = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA"]
+STABLE = ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+CUDA_FLAGS = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", *STABLE]
+CUDA_ARCHITECTURES = "8.0;9.0+PTX"  # unless TORCH_CUDA_ARCH_LIST says otherwise
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fno-math-errno", "-fvisibility=hidden", "-Wall", *QUIET]
 
 
@@ -42,12 +44,11 @@ def extensions():
 
     kernels = ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
     headers = sorted(map(str, Path("csrc").rglob("*.h")))
-    stable = ["-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
     return [
         # Nothing of Python is used in _C, it is loaded by torch; so no link against torch_python.
-        CppExtension("eokit._C", kernels, depends=headers, extra_compile_args=FLAGS + stable, py_limited_api=True),
+        CppExtension("eokit._C", kernels, depends=headers, extra_compile_args=FLAGS + STABLE, py_limited_api=True),
         *native_extension(headers),
-        *cuda_extension(headers, stable),
+        *cuda_extension(headers),
     ]
 
 
@@ -62,13 +63,13 @@ def native_extension(headers):
     return [Extension("eokit._native", sources, depends=headers, **options)]
 
 
-def cuda_extension(headers, stable):
+def cuda_extension(headers):
     """[eokit._C_cuda], or [] where `no_cuda` has a reason."""
     if no_cuda():
         return []
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     kernels = sorted(map(str, Path("csrc/cuda").glob("*.cu")))
-    flags = {"cxx": FLAGS + stable, "nvcc": CUDA_FLAGS + stable}
+    flags = {"cxx": FLAGS + STABLE, "nvcc": CUDA_FLAGS}
     return [CUDAExtension("eokit._C_cuda", kernels, depends=headers, extra_compile_args=flags, py_limited_api=True)]
 
 
@@ -135,9 +136,10 @@ def _one_line(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-setup(
-    packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli", "eokit_bench"],
-    package_dir={"eokit_cli": "cli", "eokit_bench": "benchmarks"},
-    ext_modules=extensions(),
-    cmdclass=build_commands(),
-)
+if __name__ == "__main__":  # tests read the flags
+    setup(
+        packages=[*find_packages(include=["eokit", "eokit.*"]), "eokit_cli", "eokit_bench"],
+        package_dir={"eokit_cli": "cli", "eokit_bench": "benchmarks"},
+        ext_modules=extensions(),
+        cmdclass=build_commands(),
+    )

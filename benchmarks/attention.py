@@ -32,13 +32,14 @@ NAMES = ("out", "grad_q", "grad_k", "grad_v")
 
 @dataclass(frozen=True)
 class Shape:
-    """One case; q, k and v are (batch, dates, positions, heads, dim)."""
+    """One case; q, k and v are (batch, dates, positions, heads, dim). biased: with a bias (heads, L, L) for all."""
 
     axis: str
     size: tuple[int, int, int, int, int]
     dtype: torch.dtype
     mask_rate: float
     backward: bool
+    biased: bool = False
 
     @property
     def length(self) -> int:
@@ -68,6 +69,7 @@ def make_case(shape: Shape, device: torch.device) -> Case:
     limit = MOST_FLOPS[device.type]
     at: dict[str, Any] = {"axis": shape.axis, "T": dates, "N": positions, "H": heads, "D": dim, "B": batch}
     at |= {"dtype": str(shape.dtype).removeprefix("torch."), "mask_rate": shape.mask_rate}
+    at |= {"bias": True} if shape.biased else {}
     return Case(
         at | {"pass": PASSES[shape.backward]},
         tuple(contenders(device)),
@@ -94,8 +96,16 @@ def work(shape: Shape) -> Work:
     return Work(4 * tensor, int(2 * product))
 
 
-def ours(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, axis: str, backend: str | None = None) -> Tensor:
-    out = attention(*(sequences(x, axis) for x in (q, k, v)), key_mask=key_mask, backend=backend)
+def ours(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    axis: str,
+    backend: str | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    out = attention(*(sequences(x, axis) for x in (q, k, v)), key_mask=key_mask, bias=bias, backend=backend)
     return out.transpose(1, 2) if axis == "temporal" else out.view(q.shape)
 
 
@@ -104,17 +114,20 @@ def contenders(device: torch.device) -> dict[str, Attend]:
 
 
 def set_up(shape: Shape, device: torch.device, chosen: dict[str, Attend] | None = None) -> Prepared:
-    """Random q, k, v, incoming gradient and mask, and what every contender does with them."""
+    """Random q, k, v, incoming gradient, mask and bias (for ours alone), and what every contender does with them."""
     generator = torch.Generator(device).manual_seed(0)
     draw = partial(torch.randn, shape.size, generator=generator, device=device)
     q, k, v, grad = (draw().to(shape.dtype) for _ in range(4))
     mask = random_mask(sequences(q, shape.axis), shape.mask_rate, generator)
     leaves, coming_in = {"q": q, "k": k, "v": v}, grad if shape.backward else None
+    if shape.biased:
+        square = (shape.size[3], shape.length, shape.length)
+        leaves["bias"] = torch.randn(square, generator=generator, device=device).to(shape.dtype)
     runs = {
         name: make_run(partial(attend, key_mask=mask, axis=shape.axis), leaves, coming_in)
         for name, attend in (chosen or contenders(device)).items()
     }
-    truth = cache(partial(make_truth, shape, (q, k, v, grad), mask))
+    truth = cache(partial(make_truth, shape, (q, k, v, grad), mask, leaves.get("bias")))
     return Prepared(runs, lambda name: truth())
 
 
@@ -127,10 +140,11 @@ def random_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor | 
     return mask
 
 
-def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> Truth:
+def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None, bias: Tensor | None = None) -> Truth:
     """Of a few sequences and heads, spread over all, as many as can be computed in float64 at once.
 
-    Sums of D products of unit normal numbers reach about 4 sqrt(D).
+    The gradient of a bias, a sum over all sequences, is not among them. Sums of D products of unit normal numbers
+    reach about 4 sqrt(D).
     """
     everything = sequences(given[0], shape.axis)
     lead, heads = everything.shape[:-3], everything.shape[-2]
@@ -143,13 +157,15 @@ def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None) -> 
 
     q, k, v, grad = map(pick, given)
     chosen = None if mask is None else mask[which]
+    added = None if bias is None else bias[which_heads]
+    wanted = NAMES if shape.backward else NAMES[:1]
 
     def pick_all(results: Results) -> Results:
-        return {name: pick(x) for name, x in results.items()}
+        return {name: pick(results[name]) for name in wanted}
 
-    wanted = NAMES if shape.backward else NAMES[:1]
-    exact = attention_by_rows(q.double(), k.double(), v.double(), grad.double(), chosen, exact_attention)
-    own = attention_by_rows(q, k, v, grad, chosen, torchs_attention, rows=shape.length)
+    wide = None if added is None else added.double()
+    exact = attention_by_rows(q.double(), k.double(), v.double(), grad.double(), chosen, exact_attention, bias=wide)
+    own = attention_by_rows(q, k, v, grad, chosen, torchs_attention, rows=shape.length, bias=added)
     return Truth(
         {name: exact[name] for name in wanted}, {name: own[name] for name in wanted}, pick_all, 4 * q.shape[-1] ** 0.5
     )
@@ -160,14 +176,16 @@ def spread(length: int, count: int) -> Tensor:
     return torch.linspace(length - 1, 0, max(min(length, count), 1)).long()
 
 
-def exact_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return attention(q, k, v, key_mask=mask, backend="reference")
+def exact_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    return attention(q, k, v, key_mask=mask, bias=bias, backend="reference")
 
 
-def torchs_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """SDPA on sequences (S, L, H, D), in their dtype."""
+def torchs_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    """SDPA on sequences (S, L, H, D), in their dtype; bias: (H, L, L)."""
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     keep = None if mask is None else mask[:, None, None]
+    if bias is not None:
+        keep = bias[None] if keep is None else torch.where(keep, bias, float("-inf"))
     return scaled_dot_product_attention(q, k, v, attn_mask=keep).transpose(1, 2)
 
 
@@ -177,15 +195,16 @@ def attention_by_rows(
     v: Tensor,
     grad: Tensor,
     mask: Tensor | None,
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    attend: Callable[..., Tensor],
     rows: int = 1024,
+    bias: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Output and gradients of sequences (S, L, H, D), `rows` queries at a time: scores of all would not fit."""
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     outs = []
     for start in range(0, q.shape[1], rows):
         some = slice(start, start + rows)
-        out = attend(leaves[0][:, some], leaves[1], leaves[2], mask)
+        out = attend(leaves[0][:, some], leaves[1], leaves[2], mask, None if bias is None else bias[:, some])
         out.backward(grad[:, some])
         outs.append(out.detach())
     return dict(zip(NAMES, (torch.cat(outs, 1), *(leaf.grad for leaf in leaves)), strict=True))  # type: ignore[arg-type]

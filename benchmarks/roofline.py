@@ -9,17 +9,18 @@ import torch
 
 from eokit_bench.measure import cpu_clock, cuda_clock, rounded
 
-COPY_BYTES = 2**27
-"""Of the source; beyond the caches of one core's share on today's CPUs, and of today's GPUs together with the copy."""
+COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}
+"""Of the source: beyond the caches of one core's share on today's CPUs; on a GPU long enough to hide its launch."""
 REPEATS = 5
 
 
 def roofline(device: torch.device, dtypes: Iterable[str]) -> dict[str, Any]:
     """Copy bandwidth (bytes read and written) and, by dtype, the rate of a square matrix product; best of a few."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    size = COPY_BYTES["cuda" if device.type == "cuda" else "cpu"]
+    source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     gemm = {name: gemm_rate(device, getattr(torch, name)) for name in dtypes}
-    copy = 2 * COPY_BYTES / best(lambda: target.copy_(source), device) / 1e9
+    copy = 2 * size / best(lambda: target.copy_(source), device) / 1e9
     return rounded({"copy_gb_per_s": copy, "gemm_gflop_per_s": gemm})
 
 

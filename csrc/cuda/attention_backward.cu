@@ -9,36 +9,36 @@
 namespace eokit {
 namespace {
 
-constexpr int kWarps = 8;  // in a block at most
-
 template <int D, int kHeld, class E>
-__global__ void __launch_bounds__(kWarps* kWarp, 1) attention_backward_kernel(const __grid_constant__ AttentionBackward<E> call) {
+__global__ void __launch_bounds__(kBackwardWarps* kWarp, 1)
+    attention_backward_kernel(const __grid_constant__ AttentionBackward<E> call) {
   extern __shared__ __align__(16) char shared[];
   attention_backward_block<D, kHeld>(call, shared);
 }
 
 template <int D, int kHeld, class E>
-void launch(AttentionBackward<E> call, const Tensor& q) {
+void launch(AttentionBackward<E> call, const BackwardPlan& plan, const Tensor& q) {
   const AttentionShape& shape = call.shape;
-  const int tiles = tiles_of(shape.keys), most = kWarps * kHeld;
-  call.passes = (tiles + most - 1) / most;
-  call.warps = (tiles + call.passes * kHeld - 1) / (call.passes * kHeld);
+  call.passes = plan.passes, call.warps = plan.warps;
   Tensor partial = torch::stable::new_empty(
-      q, {call.passes > 1 ? call.sequences * shape.heads : 0, shape.queries, D}, ScalarType::Float);
-  call.partial = call.passes > 1 ? data<float>(partial) : nullptr;
-  const int64_t bytes = backward_bytes<D>(shape.queries, call.warps * kHeld * kTile);
+      q, {plan.passes > 1 ? call.sequences * shape.heads : 0, shape.queries, D}, ScalarType::Float);
+  call.partial = plan.passes > 1 ? data<float>(partial) : nullptr;
   const unsigned blocks = checked_blocks(call.parts * (call.heads_together ? 1 : shape.heads));
-  allow_shared(attention_backward_kernel<D, kHeld, E>, bytes, q.get_device_index());
-  attention_backward_kernel<D, kHeld, E><<<blocks, call.warps * kWarp, bytes, stream_of(q)>>>(call);
+  allow_shared(attention_backward_kernel<D, kHeld, E>, plan.bytes, q.get_device_index());
+  attention_backward_kernel<D, kHeld, E><<<blocks, call.warps * kWarp, plan.bytes, stream_of(q)>>>(call);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// dK and dV of two tiles of keys fit into the registers of a warp up to 64 features.
 template <int D, class E>
-void launch_for_keys(const AttentionBackward<E>& call, const Tensor& q) {
-  if constexpr (D <= 64)
-    if (tiles_of(call.shape.keys) > kWarps) return launch<D, 2>(call, q);
-  launch<D, 1>(call, q);
+void launch_by_plan(const AttentionBackward<E>& call, const Tensor& q) {
+  const int64_t shared = most_shared(q.get_device_index());
+  const BackwardPlan plan = plan_backward(D, call.shape.queries, call.shape.keys, shared);
+  STD_TORCH_CHECK(plan.passes > 0, "attention_backward: ", call.shape.queries, " queries of ", D, " features need ",
+                  backward_bytes(D, call.shape.queries, kTile), " bytes of shared memory for a block, the GPU has ", shared,
+                  "; use backend=\"sdpa\" for sequences of this length");
+  if constexpr (most_held(D) > 1)
+    if (plan.held > 1) return launch<D, 2>(call, plan, q);
+  launch<D, 1>(call, plan, q);
 }
 
 // Whether sequences, or heads, add to the same elements of the gradient of a bias.
@@ -50,7 +50,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
                                                               std::optional<Tensor> mask, std::optional<Tensor> bias_t,
                                                               Tensor out, Tensor lse, double scale, bool with_bias) {
   AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
-  STD_TORCH_CHECK(lse.is_cuda() && lse.scalar_type() == ScalarType::Float && lse.is_contiguous() &&
+  check_gpu(lse, "lse", q, "q");
+  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.is_contiguous() &&
                       lse.numel() == shape.leading.total() * shape.heads * shape.queries,
                   "lse: expected it as attention_forward returned it");
   STD_TORCH_CHECK(!with_bias || bias_t, "with_bias: expected False, as there is no bias_t");
@@ -91,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
     call.part_stride = shared ? size : 0;
     call.sequences = sequences, call.parts = parts;
     call.heads_together = shared && shape.heads > 1 && bias_t->size(last(*bias_t) - 2) == 1;
-    launch_for_keys<decltype(width)::value>(call, q);
+    launch_by_plan<decltype(width)::value>(call, q);
   });
   if (shared) add_parts(data<float>(static_cast<const Tensor&>(sums)), parts, size, data<float>(grad_bias_t), stream_of(q));
   return {grad_q, grad_k, grad_v, grad_bias_t};

@@ -8,29 +8,16 @@
 // 2. Per block of queries, while the next one is copied: each warp makes P^T and dS^T of its keys, adds to its dV and dK,
 //    and puts dS^T, rounded, into shared memory.
 // 3. After a barrier the warps share out dQ of these queries, which is complete over the keys.
-// Where the registers cannot hold dK and dV of all keys there are several passes over the queries, and dQ goes on from
-// where the pass before left it, by the same thread. Nothing is added by two threads: no atomics, the same bits always.
+// Where registers or shared memory cannot hold all keys there are several passes over the queries
+// (attention_backward_plan.h), and dQ goes on from where the pass before left it, by the same thread. Nothing is added by
+// two threads: no atomics, the same bits always.
 #pragma once
 
 #include <cmath>
 
-#include "attention.h"
+#include "attention_backward_plan.h"
 
 namespace eokit {
-
-constexpr int kQueries = 32;
-constexpr int kBackwardHeader = 256;        // bytes at the start of shared memory: BackwardItem
-constexpr int kSlopeRow = kQueries + kPad;  // of dS^T in shared memory
-
-EOKIT_INLINE constexpr int query_blocks(int queries) { return (queries + kQueries - 1) / kQueries; }
-
-// Shared memory of a block, in bytes; `keys` of a pass. In the order in which it lies: header, lse and delta, K, V, two
-// blocks of Q and dO, dS^T.
-template <int D>
-EOKIT_INLINE constexpr int64_t backward_bytes(int queries, int keys) {
-  const int64_t rows = query_blocks(queries) * kQueries;
-  return kBackwardHeader + 8 * rows + 2 * (int64_t{2} * (keys + 2 * kQueries) * (D + kPad) + int64_t{keys} * kSlopeRow);
-}
 
 // Where one head of one sequence lies. A block keeps it in shared memory: in registers it would be 26 of them.
 template <class E>

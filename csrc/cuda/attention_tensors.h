@@ -53,7 +53,7 @@ inline int width_of(std::initializer_list<const Tensor*> tensors) {
 }
 
 inline void check_like(const Tensor& x, const char* name, const Tensor& q) {
-  STD_TORCH_CHECK(x.is_cuda() && x.get_device_index() == q.get_device_index(), name, ": expected it on the GPU of q");
+  check_gpu(x, name, q, "q");
   STD_TORCH_CHECK(x.scalar_type() == q.scalar_type(), name, ": expected the dtype of q");
   STD_TORCH_CHECK(x.dim() == q.dim() && x.dim() >= 3 && x.dim() - 3 <= kMaxLeading, name, ": found ", x.dim(),
                   " dimensions, expected those of q, 3 to ", kMaxLeading + 3);
@@ -65,7 +65,7 @@ inline void check_like(const Tensor& x, const char* name, const Tensor& q) {
 }
 
 inline void check_mask(const Tensor& mask, const AttentionShape& shape) {
-  STD_TORCH_CHECK(mask.is_cuda() && mask.scalar_type() == ScalarType::Bool, "key_mask: expected bool on the GPU");
+  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool, "key_mask: expected bool");
   STD_TORCH_CHECK(mask.dim() == shape.leading.count + 1 && mask.size(last(mask)) == shape.keys,
                   "key_mask: expected shape (..., Lk)");
   for (int d = 0; d < shape.leading.count; ++d)
@@ -73,8 +73,8 @@ inline void check_mask(const Tensor& mask, const AttentionShape& shape) {
 }
 
 inline void check_bias(const Tensor& bias_t, const AttentionShape& shape) {
-  STD_TORCH_CHECK(bias_t.is_cuda() && bias_t.scalar_type() == ScalarType::Float && bias_t.is_contiguous(),
-                  "bias_t: expected contiguous float32 on the GPU");
+  STD_TORCH_CHECK(bias_t.scalar_type() == ScalarType::Float && bias_t.is_contiguous(),
+                  "bias_t: expected contiguous float32");
   STD_TORCH_CHECK(bias_t.dim() == shape.leading.count + 3 && bias_t.size(last(bias_t)) == shape.queries &&
                       bias_t.size(last(bias_t) - 1) == shape.keys,
                   "bias_t: expected shape (..., H, Lk, Lq)");
@@ -88,6 +88,9 @@ inline void check_bias(const Tensor& bias_t, const AttentionShape& shape) {
 
 inline AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask,
                                     const std::optional<Tensor>& bias_t, double scale) {
+  check_gpu(q, "q");
+  check_gpu(mask, "key_mask", q, "q");
+  check_gpu(bias_t, "bias_t", q, "q");
   check_like(q, "q", q);
   check_like(k, "k", q);
   check_like(v, "v", q);
@@ -131,11 +134,17 @@ void with_tiles_of(const Tensor& q, int dim, const Work& work) {
   return with_width_of(Float16{}, dim, work);
 }
 
+// Bytes of shared memory that a block of the GPU may ask for.
+inline int most_shared(int device) {
+  int most = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return most;
+}
+
 // Shared memory beyond 48 KiB must be asked for; `bytes` that the GPU does not have are an error with a way out.
 template <class Kernel>
 void allow_shared(Kernel* kernel, int64_t bytes, int device) {
-  int most = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int most = most_shared(device);
   STD_TORCH_CHECK(bytes <= most, "attention: a block needs ", bytes, " bytes of shared memory, the GPU has ", most,
                   "; use sdpa for sequences of this length");
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));

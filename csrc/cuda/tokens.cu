@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../common/token_tensors.h"
 #include "tensors.h"
 #include "tokens_kernel.h"
 
@@ -12,12 +13,13 @@ namespace {
 
 // One block a multiprocessor is asked for, so that ptxas does not spill to make room for more; there is room for more.
 template <class E, int kCount>
-__global__ void __launch_bounds__(kThreads, 1) map_rows_kernel(const __grid_constant__ MapRows<E> call) {
-  map_rows_block<E, kCount>(call);
+__global__ void __launch_bounds__(kThreads, 1) map_rows_kernel(const __grid_constant__ MapRows<E> call, int lanes) {
+  map_rows_block<E, kCount>(call, lanes);
 }
-template <class E, int kCount>
-__global__ void __launch_bounds__(kThreads, 1) sum_unmapped_kernel(const __grid_constant__ SumUnmapped<E> call) {
-  sum_unmapped_block<E, kCount>(call);
+template <bool kAligned, class E>
+__global__ void __launch_bounds__(kThreads, 1) sum_rows_kernel(const __grid_constant__ SumRows<E> call) {
+  __shared__ __align__(16) float shared[kThreads * SumRows<E>::kPiece];
+  sum_rows_block<kAligned>(call, shared);
 }
 __global__ void __launch_bounds__(kThreads, 1) add_parts_kernel(const float* sums, int64_t parts, int64_t size, float* result) {
   add_parts_block(sums, parts, size, result);
@@ -27,22 +29,6 @@ __global__ void __launch_bounds__(kThreads, 1) invert_index_kernel(const __grid_
 }
 __global__ void __launch_bounds__(kThreads, 1) check_inverse_kernel(const __grid_constant__ InvertIndex call, int* wrong) {
   check_inverse_block(call, wrong);
-}
-
-template <class Work>
-void with_elements_of(const Tensor& x, const char* name, const Work& work) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return work(float{});
-    case ScalarType::BFloat16: return work(BFloat16{});
-    case ScalarType::Half: return work(Float16{});
-    default: STD_TORCH_CHECK(false, name, ": expected float32, bfloat16 or float16");
-  }
-}
-
-void check_map(const Tensor& map, const Tensor& rows, const char* name) {
-  STD_TORCH_CHECK(map.is_cuda() && map.scalar_type() == ScalarType::Long && map.dim() == 2 && map.is_contiguous() &&
-                      map.size(0) == rows.size(0),
-                  name, ": expected contiguous int64 (B, R) on the GPU");
 }
 
 bool checks_are_wanted() {
@@ -63,7 +49,8 @@ void check_inverse(const InvertIndex& call, const Tensor& index, cudaStream_t st
 
 // inverse[b][index[b][k]] = k, -1 elsewhere. An index out of range is left out; EOKIT_CHECK=1 refuses it, and duplicates.
 Tensor invert_index(Tensor index, int64_t length) {
-  check_map(index, index, "index");
+  check_gpu(index, "index");
+  check_map(index, "index", index);
   STD_TORCH_CHECK(length >= 0, "length: expected 0 or more, found ", length);
   const DeviceGuard guard(index.get_device_index());
   Tensor inverse = torch::stable::new_empty(index, {index.size(0), length});
@@ -80,64 +67,56 @@ Tensor invert_index(Tensor index, int64_t length) {
 }
 
 template <class E>
-void launch(MapRows<E> call, cudaStream_t stream) {
+void launch(const MapRows<E>& call, cudaStream_t stream) {
   const int64_t size = sizeof(E);
   const bool wide = common_width({address_of(call.source), address_of(call.fill), address_of(call.positions),
                                   address_of(call.out), call.dim * size, call.source_batch * size,
                                   call.source_row * size}) == 16;
   constexpr int kWide = 16 / sizeof(E);
-  while (call.lanes < kThreads && call.lanes * (wide ? kWide : 1) < call.dim) call.lanes *= 2;
-  const unsigned blocks = blocks_for(call.batches * call.rows, kThreads / call.lanes);
+  int lanes = 1;
+  while (lanes < kThreads && lanes * (wide ? kWide : 1) < call.dim) lanes *= 2;
+  const unsigned blocks = blocks_for(call.batches * call.rows, kThreads / lanes);
   if (wide)
-    map_rows_kernel<E, kWide><<<blocks, kThreads, 0, stream>>>(call);
+    map_rows_kernel<E, kWide><<<blocks, kThreads, 0, stream>>>(call, lanes);
   else
-    map_rows_kernel<E, 1><<<blocks, kThreads, 0, stream>>>(call);
+    map_rows_kernel<E, 1><<<blocks, kThreads, 0, stream>>>(call, lanes);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, std::optional<Tensor> positions,
                 bool by_output) {
-  STD_TORCH_CHECK(source.dim() == 3 && (source.numel() == 0 || source.size(2) == 1 || source.stride(2) == 1),
-                  "source: expected (B, S, D) with a contiguous last dimension");
-  check_map(map, source, "map");
-  const int64_t batches = map.size(0), rows = map.size(1), dim = source.size(2);
-  const auto check = [&](const std::optional<Tensor>& x, const char* name) {
-    STD_TORCH_CHECK(!x || (x->is_cuda() && x->scalar_type() == source.scalar_type() && x->is_contiguous() &&
-                           x->size(x->dim() - 1) == dim),
-                    name, ": expected it contiguous on the GPU, of the dtype and with the features of source");
-  };
-  check(fill, "fill");
-  check(positions, "positions");
-  const int64_t places = positions ? positions->size(positions->dim() - 2) : 1;
-  STD_TORCH_CHECK(!positions || ((positions->dim() == 2 || (positions->dim() == 3 && positions->size(0) == batches)) &&
-                                 (places > 0 || rows == 0)),
-                  "positions: expected (P, D) or (B, P, D)");
+  check_gpu(source, "source");
+  check_gpu(map, "map", source, "source");
+  check_gpu(fill, "fill", source, "source");
+  check_gpu(positions, "positions", source, "source");
+  const MappedTensors given{source, map, fill, positions, by_output};
+  given.check();
   const DeviceGuard guard(source.get_device_index());
-  Tensor out = torch::stable::new_empty(source, {batches, rows, dim});
+  Tensor out = torch::stable::new_empty(source, {map.size(0), map.size(1), source.size(2)});
   if (out.numel() == 0) return out;
-
-  with_elements_of(source, "source", [&](auto element) {
-    using E = decltype(element);
-    MapRows<E> call;
-    call.batches = batches, call.rows = rows, call.sources = source.size(1), call.dim = dim;
-    call.source = data<E>(source), call.source_batch = source.stride(0), call.source_row = source.stride(1);
-    call.map = map.const_data_ptr<int64_t>();
-    call.fill = fill ? data<E>(*fill) : nullptr;
-    call.positions = positions ? data<E>(*positions) : nullptr;
-    call.positions_batch = positions && positions->dim() == 3 ? places * dim : 0;
-    call.positions_rows = places;
-    call.by_output = by_output;
-    call.out = data<E>(out);
-    launch(call, stream_of(source));
-  });
+  with_elements_of(source, "source", [&](auto element) { launch(given.into<decltype(element)>(out), stream_of(source)); });
   return out;
 }
 
+template <class E>
+void launch(SumRows<E> call, int most_lanes, cudaStream_t stream) {
+  split_columns(call, most_lanes);
+  const unsigned blocks = static_cast<unsigned>(call.parts * call.chunks);
+  if (common_width({address_of(call.rows), call.dim * static_cast<int64_t>(sizeof(E))}) == 16)
+    sum_rows_kernel<true><<<blocks, kThreads, 0, stream>>>(call);
+  else
+    sum_rows_kernel<false><<<blocks, kThreads, 0, stream>>>(call);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Parts of 64 rows or more, so that what the second launch reads is little beside the first; 1,024 at most, which fill
+// any GPU with blocks. A row is read 512 bytes at a time; the second launch takes 128, so that more blocks share its work.
 Tensor sum_unmapped(Tensor rows, Tensor map) {
-  STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
-  check_map(map, rows, "map");
-  STD_TORCH_CHECK(map.size(1) == rows.size(1), "map: expected the rows of `rows`");
-  constexpr int64_t kMostParts = 1024, kRowsOfPart = 32;
+  constexpr int64_t kMostParts = 1024, kRowsOfPart = 64;
+  constexpr int kLanes = 32, kLanesOfParts = 8;
+  check_gpu(rows, "rows");
+  check_gpu(map, "map", rows, "rows");
+  check_unmapped(rows, map);
   const int64_t count = map.numel(), dim = rows.size(2);
   const int64_t parts = parts_of((count + kRowsOfPart - 1) / kRowsOfPart, dim, kMostParts);
   const DeviceGuard guard(rows.get_device_index());
@@ -147,15 +126,11 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
   const cudaStream_t stream = stream_of(rows);
   with_elements_of(rows, "rows", [&](auto element) {
     using E = decltype(element);
-    const SumUnmapped<E> call{data<E>(rows), map.const_data_ptr<int64_t>(), count, dim, parts, data<float>(of_parts)};
-    constexpr int kWide = 16 / sizeof(E);
-    if (common_width({address_of(call.rows), dim * static_cast<int64_t>(sizeof(E))}) == 16)
-      sum_unmapped_kernel<E, kWide><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(call);
-    else
-      sum_unmapped_kernel<E, 1><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(call);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    const SumRows<E> call{data<E>(rows), map.const_data_ptr<int64_t>(), count, dim, parts, 1, 1, data<float>(of_parts)};
+    launch(call, kLanes, stream);
   });
-  add_parts(data<float>(of_parts), parts, dim, data<float>(sums), stream);
+  const float* all = of_parts.const_data_ptr<float>();
+  launch(SumRows<float>{all, nullptr, parts, dim, 1, 1, 1, data<float>(sums)}, kLanesOfParts, stream);
   return sums;
 }
 

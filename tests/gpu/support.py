@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
+from torch import Tensor
 
 from eokit.ops import backends, library
 from tests.gpu.conftest import DEVICE, REHEARSAL
@@ -48,3 +51,20 @@ def skip_without(nbytes: float) -> None:
     free = 0 if DEVICE == "cpu" else torch.cuda.mem_get_info()[0]
     if free < nbytes:
         pytest.skip(f"needs {nbytes / 1e9:.3g} GB of a GPU's memory, free are {free / 1e9:.3g}")
+
+
+def captured(run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
+    """Results of `run`, and a call that makes them anew in the same memory: a CUDA graph. On a CPU there is none."""
+    if DEVICE == "cpu":
+        results = [x.detach().clone() for x in run()]
+        return results, lambda: [mine.copy_(x.detach()) for mine, x in zip(results, run(), strict=True)]
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # tuning and lazy loading are over before the capture
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return results, graph.replay

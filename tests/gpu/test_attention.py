@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from eokit.ops import attention, library, use_backend
-from tests.gpu.conftest import DEVICE
-from tests.gpu.support import every_backend, every_kernel, named, skip_if_long, skip_without, some
+from tests.gpu.support import captured, every_backend, every_kernel, named, skip_if_long, skip_without, some
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
 
 LENGTHS = (1, 2, 17, 61, 143, 144, 257)
@@ -182,20 +181,32 @@ def test_it_compiles_as_one_graph_with_the_same_results(backend, dtype):
 
 
 @every_kernel
-def test_a_captured_graph_computes_on_new_values(backend, dtype):
-    if DEVICE == "cpu":
-        pytest.skip("graphs are captured on a GPU alone")
-    given = [torch.randn(2, 17, 2, 32).to(dtype) for _ in range(3)]
-    for _ in range(3):  # tuning and lazy loading are over before the capture
-        attention(*given, backend=backend)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+@pytest.mark.parametrize("gradients", [False, True], ids=["forward", "forward and backward"])
+def test_a_captured_graph_computes_on_new_values(backend, dtype, gradients):
+    *given, grad = (torch.randn(2, 17, 2, 32).to(dtype) for _ in range(4))
+    given = [x.requires_grad_(gradients) for x in given]
+
+    def run():
         out = attention(*given, backend=backend)
-    for x in given:
-        x.copy_(torch.randn(2, 17, 2, 32))
-    graph.replay()
-    torch.testing.assert_close(out, attention(*given, backend=backend))
+        return (out, *torch.autograd.grad(out, given, grad)) if gradients else (out,)
+
+    results, replay = captured(run)
+    with torch.no_grad():
+        for x in (*given, grad):
+            x.copy_(torch.randn(2, 17, 2, 32))
+    replay()
+    for name, ours, anew in zip(NAMES, results, run(), strict=False):
+        torch.testing.assert_close(ours, anew, msg=name)
+
+
+@pytest.mark.parametrize("backend", [named("cuda")])
+@pytest.mark.parametrize("wrong", ["k", "key_mask", "bias_t"])
+def test_a_tensor_elsewhere_is_refused_by_its_name(backend, wrong):
+    x = torch.zeros(5, 2, 8, dtype=torch.bfloat16)
+    given = {"q": x, "k": x, "v": x, "key_mask": torch.ones(5, dtype=torch.bool), "bias_t": torch.zeros(2, 5, 5)}
+    given[wrong] = given[wrong].cpu()
+    with pytest.raises(RuntimeError, match=f"{wrong}: expected it on the GPU of q, cuda:0, found it elsewhere"):
+        torch.ops.eokit_cuda.attention_forward(*given.values(), 0.25)
 
 
 @pytest.mark.parametrize("backend", [named("triton"), named("cuda")])

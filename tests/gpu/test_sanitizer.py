@@ -11,6 +11,7 @@ import torch
 
 from tests.gpu.conftest import DEVICE, REHEARSAL
 from tests.gpu.support import named
+from tests.gpu.touch_kernels import SHAPES
 
 SANITIZER = shutil.which("compute-sanitizer") or shutil.which(
     "compute-sanitizer", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin"
@@ -35,6 +36,12 @@ def test_the_kernels_stay_within_their_memory_and_do_not_race(backend, tool):
     done = touch(backend, SANITIZER, "--tool", tool, "--error-exitcode", "9")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert done.stdout.count("touched") == 1
+
+
+def test_what_the_sanitizer_watches_goes_over_the_keys_in_passes():
+    """Eight warps hold dK and dV of 256 keys up to 64 features, of 128 beyond."""
+    assert any(keys > 256 for _, keys, dim in SHAPES if dim <= 64)
+    assert any(keys > 128 for _, keys, dim in SHAPES if dim > 64)
 
 
 def test_what_the_sanitizer_watches_runs():

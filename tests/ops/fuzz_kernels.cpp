@@ -110,7 +110,7 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   Exact<E> positions(batches * rows * dim), out(batches * rows * dim);
   const auto map = std::make_unique<int64_t[]>(batches * rows);
   for (int64_t i = 0; i < batches * rows; ++i) map[i] = static_cast<int64_t>(rng() % (sources + 1)) - 1;
-  MapRows<E> call{batches, rows, dim, source, batch, row, map.get()};
+  MapRows<E> call{batches, rows, sources, dim, source, batch, row, map.get()};
   if (maybe()) call.fill = fill;
   if (maybe()) call.positions = positions, call.positions_rows = rows, call.by_output = maybe();
   if (call.positions && maybe()) call.positions_batch = rows * dim;

@@ -13,10 +13,12 @@ from eokit.ops.attention.table import Row, axis_of, fastest
 
 MADE_UP = {
     "GPU": (
-        Row("temporal", 1, 64, "bfloat16", False, "triton"),
-        Row("temporal", 128, 64, "bfloat16", False, "sdpa"),
-        Row("temporal", 1, 128, "bfloat16", False, "cuda"),
-        Row("spatial", 1, 128, "bfloat16", True, "cuda"),
+        Row("temporal", 1, 64, "bfloat16", "nothing", False, "triton"),
+        Row("temporal", 128, 64, "bfloat16", "nothing", False, "sdpa"),
+        Row("temporal", 1, 128, "bfloat16", "nothing", False, "cuda"),
+        Row("temporal", 1, 128, "bfloat16", "nothing", True, "sdpa"),
+        Row("temporal", 1, 128, "bfloat16", "bias", False, "triton"),
+        Row("spatial", 1, 128, "bfloat16", "mask", False, "cuda"),
     )
 }
 
@@ -32,19 +34,27 @@ def temporal(length, dim, dtype=torch.bfloat16):
 )
 def test_the_row_of_the_narrowest_heads_and_the_last_length_that_was_reached_counts(length, dim, backend):
     x = temporal(length, dim)
-    assert fastest(x, x, masked=False, table=MADE_UP, device="GPU") == backend
+    assert fastest(x, x, "nothing", table=MADE_UP, device="GPU") == backend
 
 
-@pytest.mark.parametrize("change", [{"masked": True}, {"device": "another GPU"}, {"table": {}}])
+@pytest.mark.parametrize("change", [{"added": "mask"}, {"device": "another GPU"}, {"table": {}}])
 def test_what_was_not_measured_has_no_row(change):
     x = temporal(17, 64)
-    assert fastest(x, x, **({"masked": False, "table": MADE_UP, "device": "GPU"} | change)) is None
+    assert fastest(x, x, **({"added": "nothing", "table": MADE_UP, "device": "GPU"} | change)) is None
+
+
+def test_a_bias_and_a_gradient_have_rows_of_their_own():
+    x, leaf = temporal(17, 64), temporal(17, 64).requires_grad_()
+    assert fastest(x, x, "bias", table=MADE_UP, device="GPU") == "triton"
+    assert fastest(x, leaf, "nothing", table=MADE_UP, device="GPU") == "sdpa"
+    with torch.no_grad():
+        assert fastest(x, leaf, "nothing", table=MADE_UP, device="GPU") == "triton"
 
 
 def test_another_dtype_and_another_axis_have_rows_of_their_own():
     x, along = temporal(17, 64, torch.float16), torch.zeros(2, 5, 17, 4, 64, dtype=torch.bfloat16)
-    assert fastest(x, x, masked=False, table=MADE_UP, device="GPU") is None
-    assert fastest(along, along, masked=True, table=MADE_UP, device="GPU") == "cuda"
+    assert fastest(x, x, "nothing", table=MADE_UP, device="GPU") is None
+    assert fastest(along, along, "mask", table=MADE_UP, device="GPU") == "cuda"
 
 
 def test_the_axis_is_read_off_the_strides():
@@ -57,6 +67,7 @@ def test_the_axis_is_read_off_the_strides():
 def test_every_row_that_is_shipped_names_a_backend_once():
     for name, rows in table.MEASURED.items():
         assert {row.backend for row in rows} <= set(table.BACKENDS), name
+        assert {row.added for row in rows} <= set(table.ADDED), name
         assert len({row[:-1] for row in rows}) == len(rows), name
 
 
@@ -76,6 +87,6 @@ def test_on_a_gpu_its_row_is_taken_if_that_backend_is_there(monkeypatch, length,
     monkeypatch.setattr(library, "TRITON", there)
     with FakeTensorMode():
         x = torch.empty(2, length, 3, 4, 64, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
-        assert _choose(None, x, x, plain=True) == "sdpa"
+        assert _choose(None, x, x, "nothing") == "sdpa"
         monkeypatch.setattr(table, "fastest", partial(fastest, table=MADE_UP, device="GPU"))
-        assert _choose(None, x, x, plain=True) == backend
+        assert _choose(None, x, x, "nothing") == backend

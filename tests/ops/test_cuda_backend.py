@@ -105,6 +105,17 @@ def test_float32_attention_goes_elsewhere_unless_the_kernels_are_named(stand_in)
     assert stand_in == []
 
 
+def test_more_queries_than_fit_into_shared_memory_go_elsewhere_unless_the_kernels_are_named(stand_in):
+    q, k = (torch.randn(length, 1, 8).bfloat16() for length in (attention_ops.MOST_QUERIES + 1, 2))
+    with pytest.raises(ArgumentError, match=r"at most 4,096 queries, found .* and 4,097 queries; leave backend out"):
+        attention(q, k, k, backend="cuda")
+    with use_backend("cuda"):
+        attention(q, k, k)
+        assert stand_in == []
+        attention(q[1:], k, k)
+    assert stand_in == ["attention_forward"]
+
+
 def test_tokens_go_to_the_kernels_and_back(stand_in):
     x, visible, mask_token = (torch.randn(*shape, requires_grad=True) for shape in ((2, 9, 8), (2, 3, 8), (8,)))
     index, leaves = torch.tensor([[1, 4, 2], [0, 8, 7]]), (x, visible, mask_token)

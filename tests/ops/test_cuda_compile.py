@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
+from torch.utils import cpp_extension
+
+from eokit.ops.attention.autograd import MOST_QUERIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = sorted((REPOSITORY / "csrc/cuda").glob("*.cu"))
+SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="flags")
 ARCHITECTURES = (80, 90)
-CODE = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in ARCHITECTURES]
 NVCC, GXX = shutil.which("nvcc"), shutil.which("g++")
-TORCH = Path(torch.__file__).parent / "include"
-FLAGS = ["-c", "-std=c++20", "-O3", "-Xptxas", "-v,-warn-spills", "-DUSE_CUDA", "-DTORCH_STABLE_ONLY"]
-TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # setup.py builds with it
+TOLD = ["-Xptxas", "-v,-warn-spills"]
 
 # What ptxas -v says of one kernel.
 KERNEL = re.compile(
@@ -32,15 +33,23 @@ pytestmark = pytest.mark.slow
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the path")
 
 
+def build_flags(architectures: str) -> list[str]:
+    """What a build of setup.py hands to nvcc: torch's own flags, those of setup.py, and the architectures."""
+    with pytest.MonkeyPatch.context() as only:
+        only.setenv("TORCH_CUDA_ARCH_LIST", architectures)
+        code = cpp_extension._get_cuda_arch_flags()
+    return [*cpp_extension.COMMON_NVCC_FLAGS, "--compiler-options", "-fPIC", *SETUP["CUDA_FLAGS"], *code]
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> dict[str, Future]:
     """Source -> what nvcc printed; two at a time, the longest first, and both architectures at once."""
     folder = tmp_path_factory.mktemp("cuda")
 
     def compile(source: Path) -> subprocess.CompletedProcess:
-        include = ["-isystem", str(TORCH), "-isystem", str(TORCH / "torch/csrc/api/include")]
-        into = ["--threads", "2", str(source), "-o", str(folder / f"{source.stem}.o")]
-        command = [str(NVCC), *FLAGS, TARGET, *CODE, *include, *into]
+        include = [word for folder in cpp_extension.include_paths("cpu") for word in ("-isystem", folder)]
+        into = ["--threads", "2", "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+        command = [str(NVCC), *build_flags(SETUP["CUDA_ARCHITECTURES"]), *TOLD, *include, *into]
         return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
     with ThreadPoolExecutor(2) as pool:
@@ -49,6 +58,14 @@ def compiled(tmp_path_factory) -> dict[str, Future]:
 
 def test_there_is_something_to_compile():
     assert {source.stem for source in SOURCES} == {"attention_backward", "attention_forward", "tokens"}
+
+
+def test_what_is_compiled_here_is_what_a_build_ships():
+    flags = build_flags(SETUP["CUDA_ARCHITECTURES"])
+    code = [flag for flag in flags if flag.startswith("-gencode")]
+    assert code == [
+        f"-gencode=arch=compute_{one},code={kind}" for one, kind in ((80, "sm_80"), (90, "compute_90"), (90, "sm_90"))
+    ]
 
 
 @needs_nvcc
@@ -82,7 +99,7 @@ def emulation(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 def test_on_the_emulator_the_kernels_agree_with_plain_loops(emulation, order):
     """Whichever thread goes first: a missing barrier shows in one of the two orders."""
-    done = subprocess.run([str(emulation), order], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(emulation), order, str(MOST_QUERIES)], capture_output=True, text=True, timeout=300)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, "\n".join(line for line in lines if not line.startswith("ok"))
     assert lines[-1] == "0 off"

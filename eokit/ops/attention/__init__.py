@@ -60,7 +60,8 @@ def attention(
     check_device("q", q, k=k, v=v, key_mask=key_mask, bias=bias)
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q, k, plain=key_mask is None and bias is None)
+    added = "bias" if bias is not None else "mask" if key_mask is not None else "nothing"
+    chosen = _choose(backend, q, k, added)
     if chosen in KERNELS:
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
@@ -76,7 +77,11 @@ _ON_CUDA = f"on a CUDA device with heads of at most {autograd.WIDEST} features"
 KERNELS: dict[str, tuple[Callable[[str], None], Callable[[Tensor], bool], str]] = {
     "cpu": (library.require_compiled, library.takes_compiled, "float32, bfloat16 or float16 on a CPU"),
     "triton": (library.require_triton, autograd.takes_triton, f"float32, bfloat16 or float16 {_ON_CUDA}"),
-    "cuda": (library.require_cuda, autograd.takes_cuda, f"bfloat16 or float16 {_ON_CUDA}"),
+    "cuda": (
+        library.require_cuda,
+        autograd.takes_cuda,
+        f"bfloat16 or float16 {_ON_CUDA} and at most {autograd.MOST_QUERIES:,} queries",
+    ),
 }
 """The backends with kernels of ours: what raises where one is missing, whether it takes q, and what it takes, in words.
 """
@@ -87,10 +92,10 @@ one, if it takes the arguments: it knows neither masks nor biases. By arithmetic
 8 T D bytes at 3.35 TB/s take as long as 4 T^2 D operations at 60 % of 989 TFLOP/s when T is 354."""
 
 
-def _choose(backend: str | None, q: Tensor, k: Tensor, *, plain: bool) -> str:
+def _choose(backend: str | None, q: Tensor, k: Tensor, added: str) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced.
 
-    plain: there is neither mask nor bias. On a GPU the measured table has the word where nothing was asked for.
+    added: one of `table.ADDED`. On a GPU the measured table has the word where nothing was asked for.
     """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
@@ -101,12 +106,13 @@ def _choose(backend: str | None, q: Tensor, k: Tensor, *, plain: bool) -> str:
     wanted = library.default_backend()
     if wanted in (None, "cpu") and library.takes_compiled(q):
         return "cpu"
-    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and plain and k.shape[-3] > LONGEST):
+    flash = added == "nothing" and k.shape[-3] > LONGEST
+    if library.wants_triton() and autograd.takes_triton(q) and not (wanted is None and flash):
         return "triton"
     if wanted == "cuda" and autograd.takes_cuda(q):
         return "cuda"
     if wanted is None and q.is_cuda:
-        measured = table.fastest(q, k, masked=not plain)
+        measured = table.fastest(q, k, added)
         return measured if measured in KERNELS and KERNELS[measured][1](q) else "sdpa"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 
@@ -116,7 +122,7 @@ def _require(backend: str, q: Tensor) -> None:
     require, takes, what = KERNELS[backend]
     require(f'backend="{backend}"')
     if not takes(q):
-        found = f"{q.dtype} on {q.device.type} with {q.shape[-1]} features"
+        found = f"{q.dtype} on {q.device.type} with {q.shape[-1]} features and {q.shape[-3]:,} queries"
         raise ArgumentError(f'backend="{backend}" takes {what}, found {found}; leave backend out')
 
 

@@ -123,6 +123,9 @@ def _reference_backward(
 WIDEST = 128
 """Features of a head that the kernels for a GPU hold in registers."""
 HALF = (torch.bfloat16, torch.float16)
+MOST_QUERIES = 4096
+"""Of a sequence in the CUDA kernels, whose backward keeps 8 bytes of each in shared memory: these fit into the smallest
+that a GPU from sm_80 on has, 99 KiB, at every width (tests/ops/emulate_cuda.cpp)."""
 
 
 def takes_triton(q: Tensor, *_: Any) -> bool:
@@ -132,7 +135,7 @@ def takes_triton(q: Tensor, *_: Any) -> bool:
 
 def takes_cuda(q: Tensor) -> bool:
     """Whether the CUDA kernels are there and take heads like those of q (..., L, H, D): tensor cores, so no float32."""
-    return library.takes_cuda(q) and q.dtype in HALF and q.shape[-1] <= WIDEST
+    return library.takes_cuda(q) and q.dtype in HALF and q.shape[-1] <= WIDEST and q.shape[-3] <= MOST_QUERIES
 
 
 library.register("attention_forward", _reference_forward, "eokit.ops.attention.triton", takes_triton)

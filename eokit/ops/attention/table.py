@@ -13,20 +13,23 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("triton", "cuda", "sdpa")
+ADDED = ("nothing", "mask", "bias")
+"""What goes with q, k and v: a bias counts as one with and without a key mask."""
 
 
 class Row(NamedTuple):
     """Sequences of `length` keys and heads of at most `dim` features are fastest on `backend`.
 
     axis: "temporal" where the tokens of a sequence lie apart in memory, with those of others between them, "spatial"
-    where they follow each other. dtype: "bfloat16". masked: with a key mask or a bias.
+    where they follow each other. dtype: "bfloat16". added: one of `ADDED`. gradients: with the backward pass.
     """
 
     axis: str
     length: int
     dim: int
     dtype: str
-    masked: bool
+    added: str
+    gradients: bool
     backend: str
 
 
@@ -36,21 +39,30 @@ MEASURED: Table = {}
 """Name of the GPU -> its rows, in any order. Empty: no GPU was measured."""
 
 
-def fastest(q: Tensor, k: Tensor, *, masked: bool, table: Table = MEASURED, device: str | None = None) -> str | None:
-    """The backend that was the fastest for arguments like q, k (..., L, H, D) on the GPU of q; None: not measured."""
+def fastest(q: Tensor, k: Tensor, added: str, *, table: Table = MEASURED, device: str | None = None) -> str | None:
+    """The backend that was the fastest for arguments like q, k (..., L, H, D) on the GPU of q; None: not measured.
+
+    added: one of `ADDED`. Rows with the backward pass count where q or k has a gradient.
+    """
     if not table:
         return None
     rows = table.get(device or _device_name(q.device.index), ())
-    dtype, axis, length, dim = str(q.dtype).removeprefix("torch."), axis_of(k), k.shape[-3], q.shape[-1]
+    length, dim = k.shape[-3], q.shape[-1]
+    asked = axis_of(k), str(q.dtype).removeprefix("torch."), added, wants_gradients(q, k)
     fitting = [
         row
         for row in rows
-        if (row.axis, row.dtype, row.masked) == (axis, dtype, masked) and row.length <= length and row.dim >= dim
+        if (row.axis, row.dtype, row.added, row.gradients) == asked and row.length <= length and row.dim >= dim
     ]
     if not fitting:
         return None
     narrowest = min(row.dim for row in fitting)
     return max((row for row in fitting if row.dim == narrowest), key=lambda row: row.length).backend
+
+
+def wants_gradients(*tensors: Tensor) -> bool:
+    """Whether a backward pass can come to any of them."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def axis_of(k: Tensor) -> str:
