@@ -39,13 +39,14 @@ class AnySatJEPAConfig:
     """How the recipe trains. The defaults are the paper's, but for predictor_depth and width, which follow the encoder.
 
     keep_dates: share of a series' dates that the student sees. keep_tokens: share of the tokens, beyond one a patch,
-    that it sees of a patch's modalities. temperature: of MIL-NCE. contrastive: weight of that loss.
+    that it sees of a patch's modalities. temperature: of MIL-NCE. predictive, contrastive: weights of the two losses.
     """
 
     predictor_depth: int = 4
     keep_dates: float = 0.5
     keep_tokens: float = 0.5
     temperature: float = 0.1
+    predictive: float = 1.0
     contrastive: float = 1.0
     momentum: tuple[float, float] = (0.996, 1.0)
 
@@ -53,9 +54,11 @@ class AnySatJEPAConfig:
         for name in ("keep_dates", "keep_tokens"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"jepa: {name} = {getattr(self, name)}, expected a share above 0 and up to 1")
-        if not self.temperature > 0 or self.contrastive < 0:
-            found = f"temperature = {self.temperature}, contrastive = {self.contrastive}"
-            raise UsageError(f"jepa: {found}; expected a temperature above 0 and a weight of 0 or more")
+        if not self.temperature > 0:
+            raise UsageError(f"jepa: temperature = {self.temperature}, expected a number above 0")
+        if min(self.predictive, self.contrastive) < 0 or not self.predictive + self.contrastive:
+            found = f"predictive = {self.predictive}, contrastive = {self.contrastive}"
+            raise UsageError(f"jepa: {found}; expected weights of 0 or more, and one above")
 
 
 class Predictor(nn.Module):
@@ -136,7 +139,7 @@ class AnySatJEPA(nn.Module):
         prediction = self._predict(context, hidden, tokens.grid, metres)
         wanted = target[hidden.sample[:, None], hidden.targets]  # (R, Kp, D)
         counts = seen[hidden.sample[:, None], hidden.targets]
-        terms = {"jepa": smooth_l1(prediction[counts], wanted[counts])}
+        terms = {"jepa": self.config.predictive * smooth_l1(prediction[counts], wanted[counts])}
         if self.config.contrastive and len(tokens.patch) - len(tokens.whole) > 1:
             terms["contrastive"] = self.config.contrastive * contrast(tokens, self.config.temperature)
         figures = {name: one.detach() for name, one in terms.items()}

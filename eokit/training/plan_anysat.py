@@ -55,6 +55,7 @@ def lay_out(settings: PretrainSettings) -> Plan:
     """Open the stores, fill in what the settings leave open, build recipe and data set: mistakes show before work."""
     check_length(settings)
     stores, notes = _stores(settings)
+    _check_names(stores, settings.modalities or ())
     modalities = [_modalities(store, settings.modalities) for store in stores]
     folds = [settings.folds or choose_split(store.folds.tolist()).train for store in stores]
     settings, told = _fill_in(settings, stores, folds)
@@ -100,6 +101,13 @@ def _sensor(store: Store, name: str) -> AnySatSensor | None:
         return sensor_of(name, len(store.modalities[name].bands))
     except UsageError:
         return None
+
+
+def _check_names(stores: Sequence[Store], wanted: Sequence[str]) -> None:
+    """Refuse a modality that is in no store: a mistyped one would be left out in silence."""
+    there = sorted({name for store in stores for name in store.modalities})
+    if lost := [name for name in wanted if name not in there]:
+        raise UsageError(f"--modalities: no store has {', '.join(lost)}; they have {', '.join(there)}")
 
 
 def _modalities(store: Store, wanted: tuple[str, ...] | None) -> dict[str, AnySatSensor]:

@@ -162,7 +162,16 @@ def test_a_batch_without_its_targets_is_refused(recipe):
         recipe(random_batch(SMALL["modalities"]))
 
 
-@pytest.mark.parametrize("changes", [{"keep_dates": 0.0}, {"keep_tokens": 1.5}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"keep_dates": 0.0},
+        {"keep_tokens": 1.5},
+        {"temperature": 0.0},
+        {"predictive": -1.0},
+        {"predictive": 0.0, "contrastive": 0.0},
+    ],
+)
 def test_shares_and_temperature_out_of_range_are_refused(changes):
     with pytest.raises(UsageError, match=next(iter(changes))):
         AnySatJEPAConfig(**changes)

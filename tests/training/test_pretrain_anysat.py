@@ -154,6 +154,11 @@ def test_a_store_without_a_wanted_modality_is_refused(stores):
         lay_out(settings(stores, modalities=("spot",)))
 
 
+def test_a_modality_that_no_store_has_is_refused(stores):
+    with pytest.raises(UsageError, match="no store has sopt; they have s1-asc, s2, spot"):
+        lay_out(settings(stores, modalities=("s2", "sopt")))
+
+
 def test_no_store_at_all_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"data holds no store: name stores with --data"):
