@@ -28,9 +28,11 @@ OPTIONS = {
     "models convert": "--data --overwrite",
     "pretrain": f"{SETTINGS} --model --preset --data --out --steps --epochs --batch-size --lr --folds --modalities"
     " --dates --crop --limit --workers --device --seed --resume --dry-run",
-    "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --random-init --train-folds --val-folds"
+    "finetune": f"{SETTINGS} --data --out --steps --mode --label --head --patch-metres"
+    " --random-init --train-folds --val-folds"
     " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
-    "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --random-init"
+    "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --patch-metres"
+    " --random-init"
     " --modalities --dates --max-tokens --limit --batch-size --workers --device --seed --out --plot",
     "embed": f"{SETTINGS} --level --modality --patch-metres --format --dtype --folds --modalities --dates --limit"
     " --batch-size --workers --device --resume --overwrite --dry-run",
