@@ -170,7 +170,13 @@ def constants_of(x: Tensor, heads: int) -> dict[str, int | bool]:
     dim = max(16, triton.next_power_of_2(x.shape[-1]))
     padded = {"DIM": dim, "HEADS": max(16, triton.next_power_of_2(heads)), "STEP": DATES}
     upcast = upcasts(x) or (x.element_size() == 2 and dim > HALF)
-    return {**padded, "UPCAST": upcast, "num_warps": 4 if dim <= 64 else 8, "num_stages": 1, "maxnreg": 255}
+    return {
+        **padded,
+        "UPCAST": upcast,
+        "num_warps": 4 if dim * x.element_size() <= 128 else 8,
+        "num_stages": 1,
+        "maxnreg": 255,
+    }
 
 
 def pool_forward(
