@@ -91,7 +91,7 @@ def processes(tmp_path_factory):
 def test_what_launches_compile_needs_no_stack(calls, processes):
     asked = asked_by(calls())
     if calls is attention_calls:
-        asked += [tall(text) for text in asked_by(attention(BF16, 64))]
+        asked += [tall(text) for text in asked_by(attention(BF16, 64))][:5]
     pairs = list(product(asked, TARGETS))
     assert len(pairs) > len(TARGETS)
     found = list(processes.map(compiled, *zip(*pairs, strict=True)))
