@@ -46,6 +46,8 @@ def attention_calls():
         yield from attention(dtype, dim)
     for dtype, dim in ((BF16, 64), (FP16, 96)):
         yield from attention(dtype, dim, mask=False, bias=False)
+    for dim in (32, 128):
+        yield attention(BF16, dim, bias=False)[0]
     for dtype, dim in ((BF16, 13), (FP16, 64), (BF16, 128), (FP32, 64), (FP32, 128)):
         yield from attention(dtype, dim, gap=1)
     yield from attention(BF16, 64, bias=False, length=1, shape=(1, 1, 1))
