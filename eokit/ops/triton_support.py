@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,27 +19,57 @@ PRECISION = "ieee"
 """Of float32 products: as exact as torch's own. "tf32x3" was tried: its operands spill in the backward pass."""
 
 
-def tuned(configs: Iterable[Any], key: list[str], keep: Callable[..., list[Any]] | None = None) -> Callable[..., Any]:
-    """triton.autotune over `configs`, the winner kept on disk; under the interpreter, which has no clock, the first.
+def kernel(function: Callable[..., Any]) -> Any:
+    """triton.jit of a kernel that is compiled once for all values of its numbers and addresses.
 
-    keep: (configs, named arguments, **keywords) -> those worth trying for these arguments, in order.
+    Triton would compile it again for a number that is 1, or a multiple of 16, and for an address that is one, and use
+    other registers each time. What must be known is a constant (`alignment`). Strides in tuples are left to Triton.
+    """
+    given = signature(function).parameters.values()
+    free = [one.name for one in given if "constexpr" not in str(one.annotation)]
+    return triton.jit(function, do_not_specialize=free)
+
+
+class Tuned:
+    """A kernel and its configurations, launched as a kernel is: `tuned[grid](*arguments, **constants)`.
+
+    Triton's autotuner times them at the first call of each `key` and keeps the winner on disk. Other tiles add in
+    another order, so a winner is not for those who ask for the same bits in every process: under
+    `torch.use_deterministic_algorithms(True)` it is the first configuration that fits, untimed. So it is in the
+    interpreter, which has no clock.
     """
 
-    def prune(configs: list[Any], arguments: dict[str, Any], **rest: Any) -> list[Any]:
-        kept = configs if keep is None else keep(configs, arguments, **rest)
-        return kept[:1] if INTERPRETED else kept
+    def __init__(
+        self, kernel: Any, configs: Iterable[Any], key: list[str], fitting: Callable[[dict[str, Any]], list[Any]]
+    ) -> None:
+        """fitting: named arguments and constants -> the configurations worth trying for them, in order."""
+        self.kernel, self.fitting = kernel, fitting
+        prune = {"early_config_prune": lambda _, arguments, **constants: fitting(arguments | constants)}
+        tune = triton.autotune(list(configs), key=key, prune_configs_by=prune, cache_results=not INTERPRETED)
+        self.timed = tune(kernel)
 
-    return triton.autotune(
-        list(configs),
-        key=key,
-        prune_configs_by={"early_config_prune": prune},
-        do_bench=_no_bench if INTERPRETED else None,
-        cache_results=not INTERPRETED,
+    def __getitem__(self, grid: Callable[[dict[str, int]], tuple[int]]) -> Callable[..., None]:
+        def launch(*arguments: Any, **constants: Any) -> None:
+            if not INTERPRETED and not torch.are_deterministic_algorithms_enabled():
+                self.timed[grid](*arguments, **constants)
+                return
+            first = self.fitting(dict(zip(self.kernel.arg_names, arguments, strict=False)) | constants)[0]
+            self.kernel[grid](*arguments, **constants, **first.all_kwargs())
+
+        return launch
+
+
+def alignment(*tensors: Tensor) -> int:
+    """The bytes that all rows of all tensors (..., D) start at a multiple of: 16, 8, or those of an element.
+
+    16 bytes are the widest load, 8 are what heads of 44 or 100 features leave of it.
+    """
+    size = tensors[0].element_size()
+    steps = (
+        size * step for x in tensors for length, step in zip(x.shape[:-1], x.stride()[:-1], strict=True) if length > 1
     )
-
-
-def _no_bench(call: Callable[[], Any], quantiles: tuple[float, ...]) -> list[float]:
-    return [0.0] * len(quantiles)
+    common = math.gcd(16, *(x.data_ptr() for x in tensors), *steps)
+    return common if common >= 8 else size
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:

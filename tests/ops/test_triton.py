@@ -251,6 +251,32 @@ def test_pooling_is_as_exact_as_the_reference(dtype, shape, poisoned):
 
 
 @interpreted
+def test_pooling_with_more_heads_than_registers_hold_is_left_to_torch(monkeypatch):
+    from eokit.ops.temporal_pool import triton
+
+    forward, backward, taken = triton.pool_forward, triton.pool_backward, []
+    monkeypatch.setattr(triton, "pool_forward", lambda *x: taken.append(len(x[1])) or forward(*x))
+    monkeypatch.setattr(triton, "pool_backward", lambda *x: taken.append(len(x[2])) or backward(*x))
+    for heads in (16, 17):
+        pool("triton", torch.float32, make_series(1, 2, 3, heads, 2), torch.ones(1, 2, 2 * heads))
+    assert taken == [16, 16]
+
+
+@interpreted
+def test_odd_strides_and_addresses_change_nothing():
+    torch.manual_seed(0)
+    wide = torch.randn(3, 2, 3, 7, 2, 46)
+    rows = [x[..., 1:45] for x in wide]
+    results = []
+    for views in (rows, [x.contiguous() for x in rows]):
+        leaves = [x.detach().requires_grad_() for x in views]
+        out = attention(*leaves, backend="triton")
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for what, ours, same in zip(NAMES, *results, strict=False):
+        torch.testing.assert_close(ours, same, rtol=1e-5, atol=1e-5, msg=what)
+
+
+@interpreted
 def test_it_is_one_of_the_backends():
     found = {one.name: one for one in backends()}["triton"]
     assert found.available

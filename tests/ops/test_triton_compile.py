@@ -1,164 +1,168 @@
-"""Every shipped Triton configuration compiles for every target, without a GPU, and keeps to its registers."""
+"""What launches of the Triton kernels compile, for every target and without a GPU: it keeps to its registers.
 
-import itertools
-import os
-import re
-import subprocess
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from importlib import import_module
-from multiprocessing import get_context
-from pathlib import Path
+The launches are recorded (`triton_launches.py`), so that types, constants and what Triton knows of strides are those of
+a GPU. Widths and strides here are one of each kind; `python -m tests.ops.triton_launches` goes through all.
+"""
+
+from itertools import product
 
 import pytest
 import torch
 
 from eokit.ops import library
+from tests.ops.triton_launches import (
+    TARGETS,
+    asked_by,
+    attention,
+    compiled,
+    compilers,
+    described,
+    layer,
+    norm,
+    pool,
+    recorded,
+    tokens,
+)
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not library.TRITON, reason="triton is not installed: pip install 'eokit[triton]'"),
     pytest.mark.skipif(library.INTERPRETED, reason="the interpreter compiles nothing"),
 ]
-TARGETS = (80, 90, 100)
-HEADS = (16, 32, 64, 128)
-POINTERS = {"key_mask": "*u8", "mask": "*u8", "map": "*i64"}
-FLOATS = {"bias_t", "lse", "sums", "gain", "shift", "gain_sums", "shift_sums"}
-FLOATS |= {"queries", "bias", "query_sums", "bias_sums"}
-SIZES = {"inner", "heads", "lq", "lk", "own_inner", "own_heads", "shared", "shared_inner", "shared_heads", "parts"}
-SIZES |= {"inputs", "count", "groups", "width", "rows", "dim", "position_rows", "pixels", "dates", "head_count"}
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
-@dataclass(frozen=True)
-class Job:
-    """One compilation: `module`.`kernel` with these constants, and those left out (a mask, a bias) as None."""
-
-    module: str
-    kernel: str
-    element: str
-    constants: dict = field(hash=False)
-    warps: int = 4
-    stages: int = 2
-    registers: int | None = None
-    without: tuple = ()
-
-
-def attention_jobs():
-    attention = import_module("eokit.ops.attention.triton")
-
-    kernels = {"forward": attention.FORWARD, "backward": attention.BACKWARD, "grad_bias": attention.GRAD_BIAS}
-    for name, tiles in kernels.items():
-        for element, size in (("bf16", 2), ("fp32", 4)):
-            for head in HEADS:
-                for config in attention.configs_of(tiles, size, head):
-                    yield attention_job(name, element, config, head, head)
-        widest = attention.configs_of(tiles, 2, 64)[0]
-        for without in ((), ("key_mask",), ("key_mask", "bias_t")):
-            if name != "grad_bias" or "bias_t" not in without:
-                yield attention_job(name, "fp16", widest, 44, 64, without)
+def attention_calls():
+    """Rows at multiples of 16 bytes, of 8 (44 and 100 features), and anywhere (a gap, 13 features)."""
+    for dtype, dim in (
+        (BF16, 8),
+        (BF16, 64),
+        (BF16, 128),
+        (FP16, 24),
+        (FP16, 44),
+        (FP16, 100),
+        (FP32, 44),
+        (FP32, 128),
+    ):
+        yield from attention(dtype, dim)
+    for dtype, dim in ((BF16, 64), (FP16, 96)):
+        yield from attention(dtype, dim, mask=False, bias=False)
+    for dim in (32, 128):
+        yield attention(BF16, dim, bias=False)[0]
+    for dtype, dim in ((BF16, 13), (FP16, 64), (BF16, 128), (FP32, 64), (FP32, 128)):
+        yield from attention(dtype, dim, gap=1)
+    yield from attention(BF16, 64, bias=False, length=1, shape=(1, 1, 1))
 
 
-def attention_job(name, element, config, dim, head, without=()):
-    constants = {"DIM": dim, "HEAD": head, "QUERIES": 128, "KEYS": 128, "PRECISION": "ieee", "UPCAST": False}
-    constants |= config.kwargs
-    options = (config.num_warps, config.num_stages, config.maxnreg, without)
-    return Job("eokit.ops.attention.triton_kernels", f"attention_{name}_kernel", element, constants, *options)
+def pool_calls():
+    for dtype, dim, heads in ((BF16, 16, 16), (BF16, 64, 16), (FP16, 96, 16), (FP32, 64, 16), (FP32, 256, 16)):
+        yield from pool(dtype, dim, heads)
+    for dtype, dim, heads in ((FP16, 100, 4), (FP16, 128, 1), (BF16, 300, 15), (FP32, 500, 5), (FP32, 512, 16)):
+        yield from pool(dtype, dim, heads, mask=False, samples=1)
 
 
-def other_jobs():
-    norm, tokens = import_module("eokit.ops.row_mlp.triton"), import_module("eokit.ops.tokens.triton")
-
-    for element in ("bf16", "fp32"):
-        for config in tokens.MAP:
-            for by_output in (False, True):
-                constants = config.kwargs | {"BY_OUTPUT": by_output}
-                yield Job("eokit.ops.tokens.triton", "map_rows_kernel", element, constants, config.num_warps)
-        for config in tokens.SUM:
-            yield Job("eokit.ops.tokens.triton", "sum_unmapped_kernel", element, config.kwargs, config.num_warps)
-        for width in (32, 384, 2048):
-            tile = norm.tile_of(width)
-            warps = tile.pop("num_warps")
-            for kernel in ("norm_relu_kernel", "norm_relu_backward_kernel"):
-                yield Job("eokit.ops.row_mlp.triton", kernel, element, tile, warps)
+def layer_calls():
+    for dtype, width in product((BF16, FP16), (24, 64, 96, 256)):
+        yield from layer(dtype, 768, width, 4)
+    for dtype, inputs, width, groups in ((BF16, 10, 24, 4), (FP16, 1, 1, 1), (FP16, 33, 100, 4), (BF16, 96, 250, 1)):
+        yield from layer(dtype, inputs, width, groups, gap=1)
 
 
-def gemm_jobs():
-    gemm = import_module("eokit.ops.row_mlp.triton_gemm")
-    for element, padded in itertools.product(("bf16", "fp16"), gemm.TILES):
-        constants = gemm.tile_of(padded) | {"PRECISION": "ieee", "UPCAST": False}
-        options = [constants.pop(what) for what in ("num_warps", "num_stages")]
-        yield Job("eokit.ops.row_mlp.triton_gemm", "linear_norm_relu_kernel", element, constants, *options)
+def other_calls():
+    for dtype in (BF16, FP32):
+        for by_output in (False, True):
+            yield from tokens(dtype, 768, by_output=by_output)
+        for width, groups in ((32, 1), (384, 4), (2048, 1)):
+            yield from norm(dtype, width, groups)
+        yield from norm(dtype, 25, 4, rows=1)
+    yield from tokens(FP16, 45, positions=False, gap=1)
 
 
-def pool_jobs():
-    pool = import_module("eokit.ops.temporal_pool.triton")
-    forward = [(dtype, dim) for dtype in (torch.bfloat16, torch.float32) for dim in (16, 64, 256, 512)]
-    backward = [(torch.bfloat16, 64), (torch.bfloat16, 128), (torch.float32, 64), (torch.float32, 256)]
-    for name, cases in (("forward", forward), ("backward", [*backward, (torch.float32, 512)])):
-        for dtype, dim in cases:
-            constants = pool.constants_of(torch.empty(0, dim, dtype=dtype), 16)
-            options = [constants.pop(what) for what in ("num_warps", "num_stages", "maxnreg")]
-            element = "bf16" if dtype == torch.bfloat16 else "fp32"
-            yield Job("eokit.ops.temporal_pool.triton", f"pool_{name}_kernel", element, constants, *options)
+def tall(text):
+    """What the same launch compiles for a series of more than 2^31 elements, whose strides are int64."""
+    return text.replace('["i32", "i32", "i32", "i32"]', '["i64", "i64", "i64", "i64"]')
 
 
-def compiled(job, target):
-    """(registers, bytes of stack) of the cubin."""
-    import tempfile
-
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel = getattr(import_module(job.module), job.kernel)
-    constants = job.constants | dict.fromkeys(job.without)
-    types = {name: "constexpr" if name in constants else type_of(name, job.element) for name in kernel.arg_names}
-    if "head_count" in types:
-        types["positions"] = "*fp32"  # of temporal_pool; those of tokens are of the dtype of the tokens
-    aligned = {}  # as a launch finds it: pointers and strides are multiples of 16
-    for i, kind in enumerate(types.values()):
-        if isinstance(kind, tuple):
-            aligned |= {(i, j): [["tt.divisibility", 16]] for j in range(len(kind))}
-        elif kind.startswith("*"):
-            aligned[i,] = [["tt.divisibility", 16]]
-    options = {"num_warps": job.warps, "num_stages": job.stages, "maxnreg": job.registers}
-    source = ASTSource(kernel, types, constants, aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options).asm["cubin"]
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return tuple(int(re.search(rf"\b{what}:(\d+)", usage.stdout)[1]) for what in ("REG", "STACK"))
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    with compilers(str(tmp_path_factory.mktemp("triton"))) as pool:
+        yield pool
 
 
-def type_of(name, element):
-    if name.endswith("_strides"):
-        return ("i64",) * (3 if name == "mask_strides" else 4)
-    if name.endswith("_stride"):
-        return "i64"
-    if name in SIZES:
-        return "i32"
-    if name in ("scale", "epsilon"):
-        return "fp32"
-    return POINTERS.get(name) or ("*fp32" if name in FLOATS else f"*{element}")
-
-
-def use_cache(folder):
-    os.environ["TRITON_CACHE_DIR"] = str(folder)
-
-
-@pytest.mark.parametrize(
-    "jobs", [attention_jobs, pool_jobs, gemm_jobs, other_jobs], ids=["attention", "pool", "gemm", "others"]
-)
-def test_every_shipped_configuration_compiles_without_a_stack(jobs, tmp_path):
-    pairs = [(job, target) for job in jobs() for target in TARGETS]
-    with ProcessPoolExecutor(2, get_context("spawn"), use_cache, (tmp_path,)) as pool:
-        found = list(pool.map(compiled, *zip(*pairs, strict=True)))
-    lines = []
-    for (job, target), (registers, stack) in zip(pairs, found, strict=True):
-        what = f"{job.kernel} {job.element} {job.constants} without {job.without}, {job.warps} warps"
-        lines.append(f"{what}, sm_{target}: {registers} registers, {stack} bytes of stack")
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [attention_calls, pool_calls, layer_calls, other_calls], ids=lambda one: one.__name__)
+def test_what_launches_compile_needs_no_stack(calls, processes):
+    asked = asked_by(calls())
+    if calls is attention_calls:
+        asked += [tall(text) for text in asked_by(attention(BF16, 64))][:5]
+    pairs = list(product(asked, TARGETS))
+    assert len(pairs) > len(TARGETS)
+    found = list(processes.map(compiled, *zip(*pairs, strict=True)))
+    lines = [
+        f"sm_{target}: {registers} registers, {stack} bytes of stack: {described(text)}"
+        for (text, target), (registers, stack) in zip(pairs, found, strict=True)
+    ]
     print("\n".join(lines))
     spilled = [line for line, (_, stack) in zip(lines, found, strict=True) if stack]
     assert not spilled, "\n".join(spilled)
+
+
+def test_lengths_and_batches_compile_nothing_again():
+    """A compilation for each configuration that fits, whatever there is of sequences and of queries and keys."""
+    once = asked_by(attention(BF16, 64))
+    assert len(once) > 2
+    for length, shape in product((128, 129, 144, 257), ((1, 1, 3), (2, 4, 3), (1, 5, 3))):
+        assert asked_by(attention(BF16, 64, length=length, shape=shape)) == once, (length, shape)
+
+
+def test_short_sequences_use_some_of_what_long_ones_compile():
+    once = asked_by(attention(BF16, 64))
+    for length in (1, 2, 16, 17, 33, 64):
+        assert set(asked_by(attention(BF16, 64, length=length))) <= set(once), length
+
+
+def test_pixels_and_dates_compile_no_pooling_again():
+    once = asked_by(pool(BF16, 64, 16))
+    assert len(once) == 2
+    assert asked_by(pool(BF16, 64, 16, samples=1)) == once
+
+
+@pytest.fixture
+def deterministic():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("length", [5, 40, 130])
+def test_the_first_configuration_that_fits_is_taken_untimed_where_results_must_be_deterministic(length, deterministic):
+    """Timing would ask the driver for a clock, which there is none of."""
+    calls = attention(BF16, 64, length=length)
+    every = asked_by(calls)
+    with recorded(every=False) as asked:
+        for call in calls:
+            call()
+    kernels = [described(text).split()[0] for text in every]
+    assert len(every) > len(asked) or length == 5
+    assert asked == [every[kernels.index(name)] for name in dict.fromkeys(kernels)]
+
+
+def test_else_configurations_are_timed(monkeypatch):
+    from eokit.ops.attention import triton
+
+    timed = []
+    monkeypatch.setattr(type(triton._forward_kernel.timed), "run", lambda *_, **constants: timed.append(constants))
+    attention(BF16, 64)[0]()
+    assert [one["ALIGN"] for one in timed] == [16]
+
+
+@pytest.mark.parametrize(
+    ("dim", "gap", "expected"), [(64, 0, 16), (24, 0, 16), (44, 0, 8), (44, 4, 16), (13, 0, 2), (64, 1, 2)]
+)
+def test_rows_are_aligned_as_their_strides_and_addresses_are(dim, gap, expected):
+    from eokit.ops.triton_support import alignment
+
+    rows = torch.empty(2, 3, 2, dim + gap, dtype=BF16)[..., :dim]
+    assert alignment(rows) == expected
+    assert alignment(rows, torch.empty(2, 1, 1, 24, dtype=BF16)[..., 8:]) == expected
+    assert alignment(rows, torch.empty(2, 1, 1, 24, dtype=BF16)[..., 1:]) == 2

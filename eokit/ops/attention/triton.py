@@ -18,58 +18,74 @@ from eokit.ops.attention.triton_kernels import (
     attention_forward_kernel,
     attention_grad_bias_kernel,
 )
-from eokit.ops.triton_support import PRECISION, on_device_of, parts_of, tuned, upcasts
+from eokit.ops.triton_support import PRECISION, Tuned, alignment, on_device_of, parts_of, upcasts
 
-Tiles = dict[tuple[int, int], tuple[tuple[int, ...], ...]]
-"""(bytes of an element, most features of a head) -> (BLOCK_Q, BLOCK_K, warps, stages[, registers]), widest first."""
+Tiles = dict[tuple[int, int, int], tuple[tuple[int, ...], ...]]
+"""(bytes of an element, most features of a head, least alignment of rows in bytes) ->
+(BLOCK_Q, BLOCK_K, warps, stages[, registers]), widest first; the first key that holds is taken.
+"""
 
 FORWARD: Tiles = {
-    (2, 32): ((64, 64, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
-    (2, 64): ((64, 32, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
-    (2, 128): ((64, 32, 4, 2), (32, 16, 2, 2), (16, 16, 1, 2)),
-    (4, 64): ((32, 32, 4, 2), (16, 16, 2, 2)),
-    (4, 128): ((16, 16, 4, 2),),
+    (2, 32, 8): ((64, 64, 4, 2), (32, 32, 2, 2, 255), (16, 32, 1, 2), (16, 16, 1, 2)),
+    (2, 64, 16): ((64, 32, 4, 2, 168), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
+    (2, 128, 16): ((64, 32, 4, 2), (32, 16, 2, 2, 224), (16, 16, 2, 2)),
+    (2, 64, 8): ((64, 32, 4, 2), (32, 32, 2, 2), (16, 16, 1, 2)),
+    (2, 64, 2): ((32, 32, 4, 2, 224), (16, 16, 1, 2)),
+    (2, 128, 2): ((32, 16, 4, 2), (16, 16, 2, 2)),
+    (4, 64, 4): ((32, 32, 4, 2), (16, 16, 4, 2)),
+    (4, 128, 4): ((16, 16, 4, 2),),
 }
 BACKWARD: Tiles = {
-    (2, 32): ((32, 32, 4, 2), (16, 16, 1, 2)),
-    (2, 64): ((64, 32, 4, 2, 224), (32, 32, 4, 2), (16, 16, 1, 2)),
-    (2, 128): ((32, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
-    (4, 128): ((16, 16, 4, 2),),
+    (2, 32, 2): ((32, 32, 4, 2), (16, 16, 1, 2)),
+    (2, 64, 16): ((64, 32, 4, 2, 224), (32, 32, 4, 2), (16, 16, 1, 2)),
+    (2, 128, 16): ((32, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
+    (2, 64, 2): ((32, 32, 8, 2, 255), (16, 16, 2, 2)),
+    (2, 128, 2): ((32, 16, 8, 1), (16, 16, 4, 2)),
+    (4, 128, 4): ((16, 16, 4, 2),),
 }
 GRAD_BIAS: Tiles = {
-    (2, 128): ((32, 32, 4, 2), (16, 16, 2, 2, 224)),
-    (4, 64): ((32, 32, 8, 1, 224),),
-    (4, 128): ((32, 32, 8, 1),),
+    (2, 128, 16): ((32, 32, 4, 2), (16, 16, 2, 2, 224)),
+    (2, 128, 8): ((16, 16, 4, 2),),
+    (2, 128, 2): ((16, 16, 8, 1),),
+    (4, 64, 16): ((32, 32, 8, 1, 224),),
+    (4, 128, 4): ((16, 16, 8, 1),),
 }
 """Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100, as tests/ops/test_triton_compile.py checks.
 
 A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two. Where a
-number of registers is allowed for, ptxas would else spill 8 or 16 bytes to fit one more program on a multiprocessor.
+number of registers is allowed for, ptxas would else spill 8 to 48 bytes to fit one more program on a multiprocessor;
+to allow for all of them everywhere would take 40 more for many.
+Rows that start anywhere are loaded an element at a time, each with an address in two registers: 64 x 32 then spills
+160 to 248 bytes in the backward pass of D = 64, hence narrower tiles and more warps.
 """
 
 
-def configs_of(tiles: Tiles, size: int, head: int) -> list[Any]:
-    """The configurations for elements of `size` bytes and heads padded to `head` features."""
-    fitting = next(some for (bytes_, most), some in tiles.items() if bytes_ == size and head <= most)
+def configs_of(tiles: Tiles, size: int, head: int, align: int) -> list[Any]:
+    """The configurations for elements of `size` bytes, heads padded to `head` features, rows that start at `align`."""
+    fitting = next(
+        some for (bytes_, most, least), some in tiles.items() if bytes_ == size and head <= most and align >= least
+    )
     return [
         triton.Config(
-            {"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages, maxnreg=(*registers, None)[0]
+            {"BLOCK_Q": queries, "BLOCK_K": keys},
+            num_warps=warps,
+            num_stages=stages,
+            maxnreg=(*registers, None)[0],
         )
         for queries, keys, warps, stages, *registers in fitting
     ]
 
 
-def _tuned(kernel: Any, tiles: Tiles) -> Any:
+def _tuned(kernel: Any, tiles: Tiles) -> Tuned:
     """The kernel with the fastest of those configurations that are no wider than the sequence; at least one."""
 
-    def fitting(_: list[Any], arguments: dict[str, Any], **rest: Any) -> list[Any]:
-        given = arguments | rest
-        configs = configs_of(tiles, given["q"].element_size(), given["HEAD"])
-        lengths = {"BLOCK_Q": given["QUERIES"], "BLOCK_K": given["KEYS"]}
+    def fitting(given: dict[str, Any]) -> list[Any]:
+        configs = configs_of(tiles, given["q"].element_size(), given["HEAD"], given["ALIGN"])
+        lengths = {"BLOCK_Q": given["query_class"], "BLOCK_K": given["key_class"]}
         return [one for one in configs if all(one.kwargs[n] <= lengths[n] for n in lengths)] or configs[-1:]
 
-    every = [one for size, most in tiles for one in configs_of(tiles, size, most)]
-    return tuned(every, ["HEAD", "QUERIES", "KEYS"], fitting)(kernel)
+    every = [one for key in tiles for one in configs_of(tiles, *key)]
+    return Tuned(kernel, every, ["HEAD", "ALIGN", "query_class", "key_class"], fitting)
 
 
 _forward_kernel = _tuned(attention_forward_kernel, FORWARD)
@@ -87,11 +103,12 @@ def attention_forward(
         fold = _Fold([q, k, v, out], key_mask, bias_t)
         folded = fold.rows(out)
         inputs = (fold.rows(q), fold.rows(k), fold.rows(v), fold.key_mask, fold.bias_t)
-        strides = (*map(_strides, inputs[:3]), fold.mask_strides, fold.bias_strides, _strides(folded))
+        strides = (*map(_strides, (*inputs[:3], folded)), *fold.own_strides)
         with on_device_of(q):
             _forward_kernel[lambda meta: (fold.items * triton.cdiv(length, meta["BLOCK_Q"]),)](
-                *inputs, folded, lse, *strides, fold.inner, heads, length, k.shape[-3], scale, **_constants(q, k)
-            )
+                *inputs, folded, lse, *strides, fold.inner, heads, length, k.shape[-3], scale, *_classes(q, k),
+                **_constants(*inputs[:3], folded),
+            )  # fmt: skip
         _put_back(folded, out)
     return out, lse
 
@@ -119,7 +136,7 @@ def attention_backward(
         folded = [fold.rows(x) for x in grads]
         given = [fold.rows(x) for x in (grad_out, q, k, v, out)]
         inputs = (*given[:4], fold.key_mask, fold.bias_t, given[4], lse)
-        strides = (*map(_strides, given[:4]), fold.mask_strides, fold.bias_strides, _strides(given[4]))
+        strides = tuple(map(_strides, given))
         lengths = q.shape[-3], k.shape[-3]
 
         def grid(meta: dict[str, int]) -> tuple[int]:
@@ -128,11 +145,12 @@ def attention_backward(
 
         with on_device_of(q):
             _backward_kernel[grid](
-                *inputs, *folded, *strides, *map(_strides, folded), fold.inner, q.shape[-2], *lengths, scale,
-                **_constants(q, k),
+                *inputs, *folded, *strides, *map(_strides, folded), *fold.own_strides, fold.inner, q.shape[-2],
+                *lengths, scale, *_classes(q, k), **_constants(*given, *folded),
             )  # fmt: skip
             if wanted is not None and wanted.numel() and lse.numel():
-                grad_bias = _grad_bias(fold, inputs, strides, lengths, scale, _constants(q, k)).view_as(wanted)
+                rest = (scale, *_classes(q, k))
+                grad_bias = _grad_bias(fold, inputs, strides, lengths, rest, _constants(*given)).view_as(wanted)
         for one, grad in zip(folded, grads, strict=True):
             _put_back(one, grad)
     return *grads, grad_bias
@@ -143,14 +161,12 @@ def _grad_bias(
     inputs: tuple[Any, ...],
     strides: tuple[Any, ...],
     lengths: tuple[int, int],
-    scale: float,
+    rest: tuple[float, ...],
     constants: dict[str, Any],
 ) -> Tensor:
     """The sum of dS^T over all that share a bias, in parts of fixed extent that are added in order."""
-    sizes, bias_strides = (fold.outer, fold.inner, fold.heads), fold.bias_strides
-    shared = [
-        size if stride == 0 else 1 for size, stride in zip(sizes, (*bias_strides[:2], bias_strides[3]), strict=True)
-    ]
+    sizes = (fold.outer, fold.inner, fold.heads)
+    shared = [size if stride == 0 else 1 for size, stride in zip(sizes, fold.bias_strides, strict=True)]
     own = [size // times for size, times in zip(sizes, shared, strict=True)]
     parts = parts_of(math.prod(shared), math.prod(own) * math.prod(lengths))
     sums = inputs[1].new_empty((*own, parts, lengths[1], lengths[0]), dtype=torch.float32)
@@ -160,8 +176,8 @@ def _grad_bias(
         return (math.prod(own) * parts * tiles,)
 
     _grad_bias_kernel[grid](
-        *inputs, sums, *strides, *own[1:], math.prod(shared), *shared[1:], fold.inner, fold.heads, parts, *lengths,
-        scale, **constants,
+        *inputs, sums, *strides, *fold.own_strides, *own[1:], math.prod(shared), *shared[1:], fold.inner, fold.heads,
+        parts, *lengths, *rest, **constants,
     )  # fmt: skip
     grad = sums.sum(3)  # (outer, inner, H, Lk, Lq), each its own or 1
     return grad if fold.bias_shape is None else grad.reshape(fold.whole_bias).sum_to_size(fold.bias_shape)
@@ -182,13 +198,14 @@ class _Fold:
         if key_mask is not None:
             self.key_mask = key_mask.reshape(self.outer, self.inner, -1).view(torch.uint8)
             self.mask_strides = self.key_mask.stride()
-        self.bias_t, self.bias_strides, self.bias_shape = None, (0, 0, 0, 0), None
+        self.bias_t, self.bias_strides, self.bias_shape = None, (0, 0, 0), None
         if whole is not None and bias_t is not None:
             self.bias_t = self.rows(whole)
             outer, inner, head, *_ = self.bias_t.stride()
-            self.bias_strides = (outer, inner, 0, head)
+            self.bias_strides = (outer, inner, head)
             if self.bias_t.data_ptr() != bias_t.data_ptr():  # a copy, which shares nothing any more
                 self.whole_bias, self.bias_shape = whole.shape, bias_t.shape
+        self.own_strides = (*self.mask_strides, *self.bias_strides)  # (outer, inner, key) and (outer, inner, head)
 
     def rows(self, x: Tensor) -> Tensor:
         """(..., three dimensions) -> (outer, inner, three dimensions)."""
@@ -214,17 +231,21 @@ def _put_back(folded: Tensor, x: Tensor) -> None:
         x.copy_(folded.view(x.shape))
 
 
-def _constants(q: Tensor, k: Tensor) -> dict[str, Any]:
-    """What the kernels are compiled for; lengths by their power of two, for which configurations are chosen."""
-    dim = q.shape[-1]
+def _constants(*rows: Tensor) -> dict[str, Any]:
+    """What the kernels are compiled for; rows: all that they read and write as rows of D features."""
+    dim = rows[0].shape[-1]
     return {
         "DIM": dim,
         "HEAD": max(16, triton.next_power_of_2(dim)),  # the least that a product takes
-        "QUERIES": _length_class(q.shape[-3]),
-        "KEYS": _length_class(k.shape[-3]),
+        "ALIGN": alignment(*rows),
         "PRECISION": PRECISION,
-        "UPCAST": upcasts(q),
+        "UPCAST": upcasts(rows[0]),
     }
+
+
+def _classes(q: Tensor, k: Tensor) -> tuple[int, int]:
+    """The lengths by their power of two, for which configurations are chosen: above 128 no tile is wider."""
+    return _length_class(q.shape[-3]), _length_class(k.shape[-3])
 
 
 def _length_class(length: int) -> int:

@@ -26,7 +26,7 @@ of zeros, and the rows so few that the weights are read too often; it is left to
 WIDEST = max(TILES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def linear_norm_relu_kernel(
     x, weight, offset, gain, shift, out, x_stride, rows, inputs, groups, width, epsilon,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,

@@ -77,17 +77,19 @@ def _reference_backward(
     return grad_x.flatten(0, 1).to(x.dtype), grad_queries, slopes.sum(1)
 
 
-WIDEST, WIDEST_BACKWARD_HALF = 512, 128
-"""Features of a pixel that the Triton kernels hold in registers, and that the backward one does in half precision."""
+WIDEST, WIDEST_BACKWARD_HALF, MOST_HEADS = 512, 128, 16
+"""Features of a pixel that the Triton kernels hold in registers, and that the backward one does in half precision, and
+heads: every head sums all columns, and 32 of them need 2.5 to 6.3 kB of stack a thread from 256 features on.
+"""
 
 
-def _takes_triton(x: Tensor, *_: Any) -> bool:
-    """x: (P, T, D), or the gradient (P, D)."""
-    return library.takes_triton(x) and x.shape[-1] <= WIDEST
+def _takes_triton(x: Tensor, queries: Tensor, *_: Any) -> bool:
+    """x: (P, T, D). queries: (H, D)."""
+    return library.takes_triton(x) and x.shape[-1] <= WIDEST and len(queries) <= MOST_HEADS
 
 
-def _takes_triton_back(grad_out: Tensor, *_: Any) -> bool:
-    return _takes_triton(grad_out) and (grad_out.element_size() == 4 or grad_out.shape[-1] <= WIDEST_BACKWARD_HALF)
+def _takes_triton_back(grad_out: Tensor, x: Tensor, queries: Tensor, *_: Any) -> bool:
+    return _takes_triton(x, queries) and (x.element_size() == 4 or x.shape[-1] <= WIDEST_BACKWARD_HALF)
 
 
 library.register("pool_forward", _reference_forward, "eokit.ops.temporal_pool.triton", _takes_triton)

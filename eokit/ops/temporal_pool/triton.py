@@ -50,6 +50,19 @@ def _step(x, positions, bias, mask, days, columns, heads, date_stride, dates, di
 
 
 @triton.jit
+def _weigh(
+    x, positions, bias, mask, folded, log_sum, days, columns, heads, date_stride, dates, dim, width, head_count,
+    UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One step of dates when log_sum (h), of base 2, is known: x (t, d), x + p (t, d), a (t, h)."""
+    tile, values, offset, valid = _step(
+        x, positions, bias, mask, days, columns, heads, date_stride, dates, dim, width, head_count
+    )
+    scores = (_exact(tile, tl.trans(folded), UPCAST) + offset) * LOG2E
+    return tile, values, tl.where(valid[:, None], tl.exp2(scores - log_sum[None, :]), 0.0)
+
+
+@triton.jit(do_not_specialize=["pixels", "dates"])
 def pool_forward_kernel(
     x, queries, bias, positions, mask, out, lse, pixel_stride, date_stride, pixels, dates, dim, width, head_count,
     DIM: tl.constexpr, HEADS: tl.constexpr, STEP: tl.constexpr, UPCAST: tl.constexpr,
@@ -88,7 +101,7 @@ def pool_forward_kernel(
     tl.store(lse + pixel * head_count + heads, log_sum, mask=heads < head_count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "parts", "dates"])
 def pool_backward_kernel(
     grad_out, x, queries, bias, positions, mask, lse, grad_x, query_sums, bias_sums,
     pixel_stride, date_stride, pixels, parts, dates, dim, width, head_count,
@@ -117,21 +130,17 @@ def pool_backward_kernel(
         delta = tl.zeros((HEADS,), tl.float32)
         for start in range(0, dates, STEP):
             days = start + tl.arange(0, STEP)
-            tile, values, offset, valid = _step(
-                x + pixel * pixel_stride, positions, bias, here, days, columns, heads, date_stride, dates, dim, width,
-                head_count,
+            tile, values, weights = _weigh(
+                x + pixel * pixel_stride, positions, bias, here, folded, log_sum, days, columns, heads, date_stride,
+                dates, dim, width, head_count, UPCAST,
             )  # fmt: skip
-            scores = (_exact(tile, tl.trans(folded), UPCAST) + offset) * LOG2E
-            weights = tl.where(valid[:, None], tl.exp2(scores - log_sum[None, :]), 0.0)
             delta += tl.sum(weights * dot(values.to(tile.dtype), tl.trans(spread), "ieee", UPCAST), 0)
         for start in range(0, dates, STEP):
             days = start + tl.arange(0, STEP)
-            tile, values, offset, valid = _step(
-                x + pixel * pixel_stride, positions, bias, here, days, columns, heads, date_stride, dates, dim, width,
-                head_count,
+            tile, values, weights = _weigh(
+                x + pixel * pixel_stride, positions, bias, here, folded, log_sum, days, columns, heads, date_stride,
+                dates, dim, width, head_count, UPCAST,
             )  # fmt: skip
-            scores = (_exact(tile, tl.trans(folded), UPCAST) + offset) * LOG2E
-            weights = tl.where(valid[:, None], tl.exp2(scores - log_sum[None, :]), 0.0)
             slopes = weights * (dot(values.to(tile.dtype), tl.trans(spread), "ieee", UPCAST) - delta[None, :])
             half = slopes.to(tile.dtype)
             grad_tile = _exact(half, folded, UPCAST) + dot(weights.to(tile.dtype), spread, "ieee", UPCAST)
@@ -161,7 +170,13 @@ def constants_of(x: Tensor, heads: int) -> dict[str, int | bool]:
     dim = max(16, triton.next_power_of_2(x.shape[-1]))
     padded = {"DIM": dim, "HEADS": max(16, triton.next_power_of_2(heads)), "STEP": DATES}
     upcast = upcasts(x) or (x.element_size() == 2 and dim > HALF)
-    return {**padded, "UPCAST": upcast, "num_warps": 4 if dim <= 64 else 8, "num_stages": 1, "maxnreg": 255}
+    return {
+        **padded,
+        "UPCAST": upcast,
+        "num_warps": 4 if dim * x.element_size() <= 128 else 8,
+        "num_stages": 1,
+        "maxnreg": 255,
+    }
 
 
 def pool_forward(

@@ -11,14 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eokit.ops.triton_support import on_device_of, parts_of, tuned
+from eokit.ops.triton_support import Tuned, on_device_of, parts_of
 
 MAP = [triton.Config({"ROWS": rows, "COLUMNS": columns}, num_warps=4) for rows, columns in ((4, 512), (16, 128))]
 SUM = [triton.Config({"ROWS": 16, "COLUMNS": 128}, num_warps=4)]
 """Tiles of 2,048 elements, 16 a thread: two loads of 16 bytes in flight. Rows narrower than 512 features need less."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "rows", "position_rows"])
 def map_rows_kernel(
     source, map, fill, positions, out, batch_stride, row_stride, positions_stride, count, rows, dim, position_rows,
     BY_OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -51,7 +51,7 @@ def map_rows_kernel(
     tl.store(where, tile.to(out.dtype.element_ty), mask=exists[:, None] & inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "parts"])
 def sum_unmapped_kernel(tokens, map, sums, count, parts, dim, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """sums[part] (D) = the sum of those rows of the part whose map is negative, in order; tokens: (count, D)."""
     tiles = tl.cdiv(dim, COLUMNS)
@@ -67,8 +67,8 @@ def sum_unmapped_kernel(tokens, map, sums, count, parts, dim, ROWS: tl.constexpr
     tl.store(sums + part * dim + columns, tl.sum(total, 0), mask=columns < dim)
 
 
-_map_rows_kernel = tuned(MAP, ["dim"])(map_rows_kernel)
-_sum_unmapped_kernel = tuned(SUM, ["dim"])(sum_unmapped_kernel)
+_map_rows_kernel = Tuned(map_rows_kernel, MAP, ["dim"], lambda _: MAP)
+_sum_unmapped_kernel = Tuned(sum_unmapped_kernel, SUM, ["dim"], lambda _: SUM)
 
 
 def map_rows(
