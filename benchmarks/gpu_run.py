@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eokit.files import write_text
 from eokit.ops import backends
 from eokit_bench import report
 from eokit_bench.attention import Shape, make_case, ours, set_up
@@ -58,6 +59,13 @@ class Run:
 
     def kernels_for(self, dtype: str) -> list[str]:
         return [name for name in self.kernels if takes(name, dtype)]
+
+    def has_right_bias_gradient(self, kernel: str, dtype: str, dim: int) -> bool:
+        """Whether its check compared it in the dtype, up to heads of `dim` features or more, and found all right."""
+        (wanted,) = (name for name in CHECKED if self.stand_in(name) == kernel)
+        cases = self.read(f"check-{wanted}").get("cases", [])
+        biased = [one for one in cases if one["bias"] and one["dtype"] == dtype]
+        return any(one["D"] >= dim for one in biased) and not any("why_not" in one for one in biased)
 
     def contender(self, backend: str | None) -> Attend:
         return guarded(partial(ours, backend=backend))
@@ -113,9 +121,8 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def save(self, name: str, value: Any) -> bool:
-        """Write `value` to NAME.json; whether there is time to go on."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        """Write `value` to NAME.json, whole or not at all; whether there is time to go on."""
+        write_text(self.out / f"{name}.json", json.dumps(value, indent=1) + "\n")
         return time.time() < self.until
 
 
