@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from eokit import ops
 from eokit.ops import attention, library
-from eokit.ops.attention import _choose, table
+from eokit.ops.attention import _choose, sdpa, table
 from eokit.ops.attention.table import Row, axis_of, fastest
 
 MADE_UP = {
@@ -34,27 +34,26 @@ def temporal(length, dim, dtype=torch.bfloat16):
 )
 def test_the_row_of_the_narrowest_heads_and_the_last_length_that_was_reached_counts(length, dim, backend):
     x = temporal(length, dim)
-    assert fastest(x, x, "nothing", table=MADE_UP, device="GPU") == backend
+    assert fastest(x, x, "nothing", False, table=MADE_UP, device="GPU") == backend
 
 
 @pytest.mark.parametrize("change", [{"added": "mask"}, {"device": "another GPU"}, {"table": {}}])
 def test_what_was_not_measured_has_no_row(change):
     x = temporal(17, 64)
-    assert fastest(x, x, **({"added": "nothing", "table": MADE_UP, "device": "GPU"} | change)) is None
+    given = {"added": "nothing", "gradients": False, "table": MADE_UP, "device": "GPU"}
+    assert fastest(x, x, **(given | change)) is None
 
 
 def test_a_bias_and_a_gradient_have_rows_of_their_own():
-    x, leaf = temporal(17, 64), temporal(17, 64).requires_grad_()
-    assert fastest(x, x, "bias", table=MADE_UP, device="GPU") == "triton"
-    assert fastest(x, leaf, "nothing", table=MADE_UP, device="GPU") == "sdpa"
-    with torch.no_grad():
-        assert fastest(x, leaf, "nothing", table=MADE_UP, device="GPU") == "triton"
+    x = temporal(17, 64)
+    assert fastest(x, x, "bias", False, table=MADE_UP, device="GPU") == "triton"
+    assert fastest(x, x, "nothing", True, table=MADE_UP, device="GPU") == "sdpa"
 
 
 def test_another_dtype_and_another_axis_have_rows_of_their_own():
     x, along = temporal(17, 64, torch.float16), torch.zeros(2, 5, 17, 4, 64, dtype=torch.bfloat16)
-    assert fastest(x, x, "nothing", table=MADE_UP, device="GPU") is None
-    assert fastest(along, along, "mask", table=MADE_UP, device="GPU") == "cuda"
+    assert fastest(x, x, "nothing", False, table=MADE_UP, device="GPU") is None
+    assert fastest(along, along, "mask", False, table=MADE_UP, device="GPU") == "cuda"
 
 
 def test_the_axis_is_read_off_the_strides():
@@ -87,6 +86,23 @@ def test_on_a_gpu_its_row_is_taken_if_that_backend_is_there(monkeypatch, length,
     monkeypatch.setattr(library, "TRITON", there)
     with FakeTensorMode():
         x = torch.empty(2, length, 3, 4, 64, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
-        assert _choose(None, x, x, "nothing") == "sdpa"
+        assert _choose(None, x, x, "nothing", False) == "sdpa"
         monkeypatch.setattr(table, "fastest", partial(fastest, table=MADE_UP, device="GPU"))
-        assert _choose(None, x, x, "nothing") == backend
+        assert _choose(None, x, x, "nothing", False) == backend
+
+
+@pytest.mark.skipif(library.default_backend() is not None or library.INTERPRETED, reason="a backend was asked for")
+@pytest.mark.parametrize("trained", ["q", "k", "v", "bias", None])
+def test_whichever_is_trained_the_rows_with_the_backward_pass_count(monkeypatch, trained):
+    asked = []
+    monkeypatch.setattr(table, "fastest", lambda q, k, added, gradients: asked.append(gradients))
+    monkeypatch.setattr(sdpa, "attention", lambda q, k, v, **more: q)  # there is no GPU to run it
+    with FakeTensorMode():
+        shapes = dict.fromkeys("qkv", (2, 5, 2, 8)) | {"bias": (2, 5, 5)}
+        given = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        if trained is not None:
+            given[trained].requires_grad_()
+        attention(**given)
+        with torch.no_grad():
+            attention(**given)
+    assert asked == [trained is not None, False]

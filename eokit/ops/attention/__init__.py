@@ -61,7 +61,7 @@ def attention(
     _check_mask_and_bias(q, k, key_mask, bias)
     scale = _checked_scale(scale, q.shape[-1])
     added = "bias" if bias is not None else "mask" if key_mask is not None else "nothing"
-    chosen = _choose(backend, q, k, added)
+    chosen = _choose(backend, q, k, added, table.wants_gradients(q, k, v, bias))
     if chosen in KERNELS:
         if key_mask is not None:
             key_mask = key_mask.expand(*k.shape[:-2])
@@ -92,10 +92,11 @@ one, if it takes the arguments: it knows neither masks nor biases. By arithmetic
 8 T D bytes at 3.35 TB/s take as long as 4 T^2 D operations at 60 % of 989 TFLOP/s when T is 354."""
 
 
-def _choose(backend: str | None, q: Tensor, k: Tensor, added: str) -> str:
+def _choose(backend: str | None, q: Tensor, k: Tensor, added: str, gradients: bool) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced.
 
-    added: one of `table.ADDED`. On a GPU the measured table has the word where nothing was asked for.
+    added: one of `table.ADDED`. gradients: whether a backward pass can follow. On a GPU the measured table has the word
+    where nothing was asked for.
     """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
@@ -112,7 +113,7 @@ def _choose(backend: str | None, q: Tensor, k: Tensor, added: str) -> str:
     if wanted == "cuda" and autograd.takes_cuda(q):
         return "cuda"
     if wanted is None and q.is_cuda:
-        measured = table.fastest(q, k, added)
+        measured = table.fastest(q, k, added, gradients)
         return measured if measured in KERNELS and KERNELS[measured][1](q) else "sdpa"
     return wanted if wanted in ("reference", "sdpa") else "sdpa"
 

@@ -39,16 +39,18 @@ MEASURED: Table = {}
 """Name of the GPU -> its rows, in any order. Empty: no GPU was measured."""
 
 
-def fastest(q: Tensor, k: Tensor, added: str, *, table: Table = MEASURED, device: str | None = None) -> str | None:
+def fastest(
+    q: Tensor, k: Tensor, added: str, gradients: bool, *, table: Table = MEASURED, device: str | None = None
+) -> str | None:
     """The backend that was the fastest for arguments like q, k (..., L, H, D) on the GPU of q; None: not measured.
 
-    added: one of `ADDED`. Rows with the backward pass count where q or k has a gradient.
+    added: one of `ADDED`. gradients: whether rows with the backward pass count, or those without.
     """
     if not table:
         return None
     rows = table.get(device or _device_name(q.device.index), ())
     length, dim = k.shape[-3], q.shape[-1]
-    asked = axis_of(k), str(q.dtype).removeprefix("torch."), added, wants_gradients(q, k)
+    asked = axis_of(k), str(q.dtype).removeprefix("torch."), added, gradients
     fitting = [
         row
         for row in rows
@@ -60,9 +62,9 @@ def fastest(q: Tensor, k: Tensor, added: str, *, table: Table = MEASURED, device
     return max((row for row in fitting if row.dim == narrowest), key=lambda row: row.length).backend
 
 
-def wants_gradients(*tensors: Tensor) -> bool:
+def wants_gradients(*tensors: Tensor | None) -> bool:
     """Whether a backward pass can come to any of them."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def axis_of(k: Tensor) -> str:
