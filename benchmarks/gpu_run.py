@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eokit.files import write_text
 from eokit.ops import backends
 from eokit_bench import report
 from eokit_bench.attention import Shape, make_case, ours, set_up
@@ -113,9 +114,8 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def save(self, name: str, value: Any) -> bool:
-        """Write `value` to NAME.json; whether there is time to go on."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        """Write `value` to NAME.json, whole or not at all; whether there is time to go on."""
+        write_text(self.out / f"{name}.json", json.dumps(value, indent=1) + "\n")
         return time.time() < self.until
 
 

@@ -62,6 +62,20 @@ def run(tmp_path):
     return gpu_run.Run(tmp_path, until=time.time() + 600, dry=True)
 
 
+def test_a_stage_that_is_killed_while_it_writes_leaves_what_was_there(run, monkeypatch):
+    whole = Path.write_text
+
+    def half(path, text, **named):
+        whole(path, text[: len(text) // 2], **named)
+        raise KeyboardInterrupt
+
+    run.save("stages", {"build": {"returned": 0}})
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        run.save("stages", {"build": {"returned": 1}})
+    assert run.read("stages") == {"build": {"returned": 0}}
+
+
 def off_by_one(*given, **named):
     return gpu_run.ours(*given, **named) + 1
 
