@@ -24,7 +24,7 @@ void launch(AttentionBackward<E> call, const BackwardPlan& plan, const Tensor& q
       q, {plan.passes > 1 ? call.sequences * shape.heads : 0, shape.queries, D}, ScalarType::Float);
   call.partial = plan.passes > 1 ? data<float>(partial) : nullptr;
   const unsigned blocks = checked_blocks(call.parts * (call.heads_together ? 1 : shape.heads));
-  allow_shared(attention_backward_kernel<D, kHeld, E>, plan.bytes, q.get_device_index());
+  allow_shared(attention_backward_kernel<D, kHeld, E>, plan.bytes);
   attention_backward_kernel<D, kHeld, E><<<blocks, call.warps * kWarp, plan.bytes, stream_of(q)>>>(call);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -73,10 +73,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
   shape.bytes = width_of({&q, &k, &v, &grad_out});
   shape.in_pairs = width_of({&grad_q, &grad_k, &grad_v}) >= 4;
 
-  constexpr int64_t kMostParts = 64;
   const int64_t sequences = shape.leading.total(), size = grad_bias_t.numel();
   const bool shared = with_bias && is_shared(*bias_t, shape);
-  const int64_t parts = shared ? parts_of(sequences, size, kMostParts) : sequences;
+  const int64_t parts = shared ? parts_of(sequences, size) : sequences;
   Tensor sums = torch::stable::new_zeros(q, {shared ? parts : 0, size}, ScalarType::Float);
   with_tiles_of(q, shape.dim, [&](auto element, auto width) {
     using E = decltype(element);

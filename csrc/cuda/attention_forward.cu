@@ -37,11 +37,11 @@ int64_t plan(AttentionForward<E>& call, int width) {
 }
 
 template <int D, class E>
-void launch(AttentionForward<E> call, int device, cudaStream_t stream) {
+void launch(AttentionForward<E> call, cudaStream_t stream) {
   const int64_t bytes = plan(call, D);
   const int64_t groups = (call.shape.heads + call.heads - 1) / call.heads;
   const unsigned blocks = checked_blocks(call.shape.leading.total() * groups);
-  allow_shared(attention_forward_kernel<D, E>, bytes, device);
+  allow_shared(attention_forward_kernel<D, E>, bytes);
   attention_forward_kernel<D, E><<<blocks, call.heads * call.warps * kWarp, bytes, stream>>>(call);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
     call.bias = bias_input(bias_t);
     call.out = output<E>(out);
     call.lse = data<float>(lse);
-    launch<decltype(width)::value>(call, q.get_device_index(), stream_of(q));
+    launch<decltype(width)::value>(call, stream_of(q));
   });
   return {out, lse};
 }
