@@ -8,17 +8,17 @@
 
 namespace eokit {
 
-// (B, R) that goes with `rows` (B, ...).
-inline void check_map(const Tensor& map, const char* name, const Tensor& rows) {
+// Whole numbers of `shape`, two dimensions, that go with `rows` (B, ...).
+inline void check_map(const Tensor& map, const char* name, const char* shape, const Tensor& rows) {
   STD_TORCH_CHECK(map.scalar_type() == ScalarType::Long && map.dim() == 2 && map.is_contiguous() &&
                       map.size(0) == rows.size(0),
-                  name, ": expected contiguous int64 (B, R)");
+                  name, ": expected contiguous int64 ", shape);
 }
 
 // Rows (B, R, D) to be summed and their map.
 inline void check_unmapped(const Tensor& rows, const Tensor& map) {
   STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
-  check_map(map, "map", rows);
+  check_map(map, "map", "(B, R)", rows);
   STD_TORCH_CHECK(map.size(1) == rows.size(1), "map: expected the rows of `rows`");
 }
 
@@ -33,7 +33,7 @@ struct MappedTensors {
   void check() const {
     STD_TORCH_CHECK(source.dim() == 3 && (source.numel() == 0 || source.size(2) == 1 || source.stride(2) == 1),
                     "source: expected (B, S, D) with a contiguous last dimension");
-    check_map(map, "map", source);
+    check_map(map, "map", "(B, R)", source);
     check_like_source(fill, "fill");
     check_like_source(positions, "positions");
     STD_TORCH_CHECK(!fill || fill->dim() == 1, "fill: expected (D)");

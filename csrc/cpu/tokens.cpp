@@ -11,7 +11,7 @@ namespace {
 
 // inverse[b][index[b][k]] = k, -1 elsewhere; every index is checked.
 Tensor invert_index(Tensor index, int64_t length) {
-  check_map(index, "index", index);
+  check_map(index, "index", "(B, K)", index);
   STD_TORCH_CHECK(length >= 0, "length: expected 0 or more, found ", length);
   const int64_t batches = index.size(0), count = index.size(1);
   Tensor inverse = torch::stable::new_empty(index, {batches, length});

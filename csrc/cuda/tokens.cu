@@ -50,7 +50,7 @@ void check_inverse(const InvertIndex& call, const Tensor& index, cudaStream_t st
 // inverse[b][index[b][k]] = k, -1 elsewhere. An index out of range is left out; EOKIT_CHECK=1 refuses it, and duplicates.
 Tensor invert_index(Tensor index, int64_t length) {
   check_gpu(index, "index");
-  check_map(index, "index", index);
+  check_map(index, "index", "(B, K)", index);
   STD_TORCH_CHECK(length >= 0, "length: expected 0 or more, found ", length);
   const DeviceGuard guard(index.get_device_index());
   Tensor inverse = torch::stable::new_empty(index, {index.size(0), length});

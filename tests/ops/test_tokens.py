@@ -156,6 +156,12 @@ def test_the_op_passes_opcheck(scatter):
     torch.library.opcheck(torch.ops.eokit.sum_unmapped.default, (torch.randn(2, 9, 8), inverse))
 
 
+@compiled
+def test_the_kernel_refuses_an_index_by_the_name_of_its_shape():
+    with pytest.raises(RuntimeError, match=r"index: expected contiguous int64 \(B, K\)"):
+        torch.ops.eokit.invert_index(choose(2, 9, 5).int(), 9)
+
+
 def test_the_reference_passes_gradcheck():
     index = choose(2, 4, 2)
     visible, mask_token, pos = (leaf(*shape, dtype=torch.float64) for shape in ((2, 2, 3), (3,), (4, 3)))
