@@ -132,9 +132,7 @@ def text(comparison: dict[str, Any]) -> str:
 def summary(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     """How many ratios moved, what only one report has, and what the judgement rests on."""
     counts = {kind: sum(row["is"] == kind for row in rows) for kind in KINDS}
-    told = ", ".join(
-        [f"{counts['slower']} slower", f"{counts['faster']} faster", f"{counts['same']} within the spread"]
-    )
+    told = ", ".join(f"{counts[kind]} {words}" for kind, words in KINDS.items())
     left = f"; {comparison['only_in_a']} only in A, {comparison['only_in_b']} only in B"
     against = sum(row["against"] for row in rows)
     doubt = [f"{against} against our own milliseconds: the other one or the machine changed there"] if against else []

@@ -112,6 +112,11 @@ def test_the_comparison_shows_what_the_other_one_took_in_both():
     assert (row["a_other_ms"], row["b_other_ms"]) == (0.5, 0.5)
 
 
+def test_the_summary_counts_the_verdicts():
+    told = compare.text(compare.compare(toy_report(), toy_report(other=0.25)))
+    assert "\nbeside the others: 1 slower, 0 faster, 0 within the spread; " in told
+
+
 def test_only_cases_measured_in_both_are_compared():
     comparison = compare.compare(toy_report(), toy_report(at=[("T", 36)]))
     assert (comparison["rows"], comparison["only_in_a"], comparison["only_in_b"]) == ([], 2, 2)
