@@ -27,7 +27,7 @@ MOST_FLOPS = {"cpu": 2**40, "cuda": 2**47}
 """Of one forward: some seconds. Joint attention over many dates and positions goes beyond any measure."""
 PAIRS_CHECKED = 2**25
 """Of queries and keys in the part that is set against float64: about a second."""
-NAMES = ("out", "grad_q", "grad_k", "grad_v")
+NAMES = ("out", "grad_q", "grad_k", "grad_v", "grad_bias")
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,15 @@ def random_mask(x: Tensor, rate: float, generator: torch.Generator) -> Tensor | 
 def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None, bias: Tensor | None = None) -> Truth:
     """Of a few sequences and heads, spread over all, as many as can be computed in float64 at once.
 
-    The gradient of a bias, a sum over all sequences, is not among them. Sums of D products of unit normal numbers
-    reach about 4 sqrt(D).
+    The gradient of a bias, a sum over all sequences, is compared where these are all. Sums of D products of unit normal
+    numbers reach about 4 sqrt(D).
     """
     everything = sequences(given[0], shape.axis)
     lead, heads = everything.shape[:-3], everything.shape[-2]
     fitting = max(PAIRS_CHECKED // shape.length**2, 1)  # sequences of one head
     which_heads = spread(heads, fitting)
-    which = torch.unravel_index(spread(lead.numel(), min(fitting // len(which_heads), 64)), lead)
+    which_sequences = spread(lead.numel(), min(fitting // len(which_heads), 64))
+    which = torch.unravel_index(which_sequences, lead)
 
     def pick(x: Tensor) -> Tensor:
         return sequences(x, shape.axis)[which][..., which_heads, :]  # (S, L, heads, D)
@@ -158,10 +159,12 @@ def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None, bia
     q, k, v, grad = map(pick, given)
     chosen = None if mask is None else mask[which]
     added = None if bias is None else bias[which_heads]
-    wanted = NAMES if shape.backward else NAMES[:1]
+    wanted: tuple[str, ...] = NAMES[:-1] if shape.backward else NAMES[:1]
+    if shape.backward and bias is not None and len(which_sequences.unique()) == lead.numel():
+        wanted = NAMES
 
     def pick_all(results: Results) -> Results:
-        return {name: pick(results[name]) for name in wanted}
+        return {name: results[name][which_heads] if name == "grad_bias" else pick(results[name]) for name in wanted}
 
     wide = None if added is None else added.double()
     exact = attention_by_rows(q.double(), k.double(), v.double(), grad.double(), chosen, exact_attention, bias=wide)
@@ -199,12 +202,16 @@ def attention_by_rows(
     rows: int = 1024,
     bias: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Output and gradients of sequences (S, L, H, D), `rows` queries at a time: scores of all would not fit."""
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    """Output and gradients of sequences (S, L, H, D), `rows` queries at a time: scores of all would not fit.
+
+    bias: (H, L, L); its gradient is the sum over these sequences.
+    """
+    leaves = [x.detach().requires_grad_() for x in (q, k, v, bias) if x is not None]
     outs = []
     for start in range(0, q.shape[1], rows):
         some = slice(start, start + rows)
-        out = attend(leaves[0][:, some], leaves[1], leaves[2], mask, None if bias is None else bias[:, some])
+        added = None if bias is None else leaves[3][:, some]
+        out = attend(leaves[0][:, some], leaves[1], leaves[2], mask, added)
         out.backward(grad[:, some])
         outs.append(out.detach())
-    return dict(zip(NAMES, (torch.cat(outs, 1), *(leaf.grad for leaf in leaves)), strict=True))  # type: ignore[arg-type]
+    return dict(zip(NAMES, (torch.cat(outs, 1), *(leaf.grad for leaf in leaves)), strict=False))  # type: ignore[arg-type]

@@ -60,6 +60,13 @@ class Run:
     def kernels_for(self, dtype: str) -> list[str]:
         return [name for name in self.kernels if takes(name, dtype)]
 
+    def has_right_bias_gradient(self, kernel: str, dtype: str, dim: int) -> bool:
+        """Whether its check compared it in the dtype, up to heads of `dim` features or more, and found all right."""
+        (wanted,) = (name for name in CHECKED if self.stand_in(name) == kernel)
+        cases = self.read(f"check-{wanted}").get("cases", [])
+        biased = [one for one in cases if one["bias"] and one["dtype"] == dtype]
+        return any(one["D"] >= dim for one in biased) and not any("why_not" in one for one in biased)
+
     def contender(self, backend: str | None) -> Attend:
         return guarded(partial(ours, backend=backend))
 

@@ -79,25 +79,29 @@ def unmet() -> list[str]:
 
 
 def check(run: Run, wanted: str) -> list[str]:
-    """The gate on odd cases; what does not pass is told with its error. Later stages leave out what crashes here."""
+    """The gate on odd cases; what does not pass is told with its error. Later stages leave out what crashes here.
+
+    They are small enough to compare the gradient of a bias, a sum over all sequences, which large ones are not.
+    """
     name, there = run.stand_in(wanted), {one.name: one for one in backends()}
     told: dict[str, Any] = {"machine": machine("torch"), "backend": name, "reason": there[name].reason}
     run.save(f"check-{wanted}", told)
     if not there[name].available:
         return [] if run.dry else [f"{name} cannot be checked: {there[name].reason}"]
     lengths, widths = ((3, 17), (8,)) if run.dry else ((17, 144, 257), (64, 44, 128))
-    wrong = []
-    for dim, dtype in product(widths, (one for one in DTYPES if takes(name, one))):
-        found = told[f"{dtype} D={dim}"] = []
-        for length, rate in product(lengths, (0.0, 0.5)):
-            shape = Shape("temporal", (2, length, 3, 2, dim), getattr(torch, dtype), rate, True)
-            prepared = set_up(shape, run.device, {name: run.contender(name)})
-            outcome = gate(prepared.runs[name], prepared.truth(name), required=False)
-            found.append({"T": length, "mask_rate": rate} | outcome)
-            if "why_not" in outcome:
-                wrong.append(f"{name} {dtype} D={dim} T={length} mask_rate={rate}: {outcome['why_not']}")
-            if not run.save(f"check-{wanted}", told):
-                return [*wrong, f"{name}: no time for all cases, the last was {dtype} D={dim} T={length}"]
+    plain, biased = product(lengths, (0.0, 0.5), (False,)), ((lengths[0], 0.5, True), (lengths[1], 0.0, True))
+    wrong, cases = [], (*plain, *biased)
+    found = told["cases"] = []
+    for dim, dtype, (length, rate, bias) in product(widths, (one for one in DTYPES if takes(name, one)), cases):
+        shape = Shape("temporal", (2, length, 3, 2, dim), getattr(torch, dtype), rate, True, bias)
+        prepared = set_up(shape, run.device, {name: run.contender(name)})
+        outcome = gate(prepared.runs[name], prepared.truth(name), required=False)
+        found.append({"dtype": dtype, "D": dim, "T": length, "mask_rate": rate, "bias": bias} | outcome)
+        case = f"{dtype} D={dim} T={length} mask_rate={rate}" + (" with a bias" if bias else "")
+        if "why_not" in outcome:
+            wrong.append(f"{name} {case}: {outcome['why_not']}")
+        if not run.save(f"check-{wanted}", told):
+            return [*wrong, f"{name}: no time for all cases, the last was {case}"]
     return wrong
 
 

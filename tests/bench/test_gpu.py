@@ -147,8 +147,46 @@ def test_a_wrong_result_in_the_check_is_a_problem(run, monkeypatch):
     assert gpu_stages.check(run, "cuda") == []
     monkeypatch.setattr(gpu_run.Run, "contender", lambda self, backend: off_by_one)
     problems = gpu_stages.check(run, "cuda")
-    assert len(problems) == 12
+    assert len(problems) == 18
     assert problems[0].startswith("reference bfloat16 D=8 T=3 mask_rate=0.0: wrong: out is off by")
+
+
+class WrongBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 7 * grad + 100
+
+
+def wrong_for_biases(*given, bias=None, **named):
+    wrong = bias is not None and bias.dtype == torch.bfloat16
+    return gpu_run.ours(*given, bias=WrongBackward.apply(bias) if wrong else bias, **named)
+
+
+def test_a_wrong_gradient_of_a_bias_is_found_and_not_timed(run, monkeypatch):
+    cells = [cell for cell in gpu_tune.cells(gpu_tune.FEW | {"dtype": ("bfloat16", "float16")}) if cell["length"] == 3]
+    assert not any("reference" in gpu_tune.kernels_for(run, one) for one in cells if needs_bias_gradient(one))
+    assert gpu_stages.check(run, "cuda") == []
+    assert all("reference" in gpu_tune.kernels_for(run, one) for one in cells)
+    monkeypatch.setattr(gpu_run.Run, "contender", lambda self, backend: wrong_for_biases)
+    problems = gpu_stages.check(run, "cuda")
+    assert len(problems) == 2
+    assert all("with a bias: wrong: grad_bias is off by" in line for line in problems)
+    left_out = [one for one in cells if "reference" not in gpu_tune.kernels_for(run, one)]
+    assert left_out == [one for one in cells if needs_bias_gradient(one) and one["dtype"] == "bfloat16"]
+
+
+def needs_bias_gradient(cell):
+    return cell["added"] == "bias" and cell["gradients"]
+
+
+def test_a_bias_that_was_not_checked_at_a_width_is_not_timed_there(run):
+    assert gpu_stages.check(run, "cuda") == []
+    assert run.has_right_bias_gradient("reference", "float16", 8)
+    assert not run.has_right_bias_gradient("reference", "float16", 9)
 
 
 def test_a_check_without_time_is_a_problem(run):
