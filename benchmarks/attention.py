@@ -159,7 +159,7 @@ def make_truth(shape: Shape, given: tuple[Tensor, ...], mask: Tensor | None, bia
     q, k, v, grad = map(pick, given)
     chosen = None if mask is None else mask[which]
     added = None if bias is None else bias[which_heads]
-    wanted = NAMES[:-1] if shape.backward else NAMES[:1]
+    wanted: tuple[str, ...] = NAMES[:-1] if shape.backward else NAMES[:1]
     if shape.backward and bias is not None and len(which_sequences.unique()) == lead.numel():
         wanted = NAMES
 

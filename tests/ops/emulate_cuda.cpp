@@ -35,8 +35,9 @@ struct Tensor5 {
 struct Case {
   int s0, s1, queries, keys, heads, dim;
   bool masked, biased, heads_share_bias;
-  int warps, stages;  // of the forward kernel; 0: as they come
-  int shared;         // KiB for a block of the backward kernel
+  int warps, stages;      // of the forward kernel; 0: as they come
+  int shared;             // KiB for a block of the backward kernel
+  bool own_bias = false;  // of every sequence: its gradient is no sum
 };
 
 struct Truth {  // (sequence, head, query, ...) in double
@@ -48,7 +49,7 @@ struct Problem {
   Case c;
   Tensor5<E> q, k, v, grad_out, out, grad_q, grad_k, grad_v;
   std::vector<char> mask;            // (S, Lk)
-  std::vector<float> bias, lse;      // bias_t: (H or 1, Lk, Lq)
+  std::vector<float> bias, lse;      // bias_t: (H or 1, Lk, Lq), or (S, H or 1, Lk, Lq)
   int sequences, bias_heads;
   Truth truth;
 
@@ -68,7 +69,7 @@ struct Problem {
           from_float(NAN, &k.data[k.place(s, j, h, 0)]);
           from_float(NAN, &v.data[v.place(s, j, h, 0)]);
         }
-    bias.resize(size_t(bias_heads) * c.keys * c.queries);
+    bias.resize(size_t(c.own_bias ? sequences : 1) * bias_heads * c.keys * c.queries);
     for (float& b : bias) b = normal();
     lse.assign(size_t(sequences) * c.heads * c.queries, NAN);
     compute();
@@ -77,8 +78,11 @@ struct Problem {
   double score(int s, int h, int i, int j) const {
     double sum = 0;
     for (int d = 0; d < c.dim; ++d) sum += q.at(s, i, h, d) * k.at(s, j, h, d);
-    const int b = c.heads_share_bias ? 0 : h;
-    return sum * scale() + (c.biased ? bias[(size_t(b) * c.keys + j) * c.queries + i] : 0.0);
+    return sum * scale() + (c.biased ? bias[bias_place(s, h, i, j)] : 0.0);
+  }
+  size_t bias_place(int s, int h, int i, int j) const {
+    const int b = (c.own_bias ? s * bias_heads : 0) + (c.heads_share_bias ? 0 : h);
+    return (size_t(b) * c.keys + j) * c.queries + i;
   }
   float scale() const { return 1.0f / std::sqrt(float(c.dim)); }
 
@@ -115,7 +119,7 @@ struct Problem {
         truth.grad_k[(item * c.keys + j) * c.dim + d] += slope * q.at(s, i, h, d) * scale();
         truth.grad_q[(item * c.queries + i) * c.dim + d] += slope * k.at(s, j, h, d) * scale();
       }
-      truth.grad_bias[(size_t(c.heads_share_bias ? 0 : h) * c.keys + j) * c.queries + i] += slope;
+      truth.grad_bias[bias_place(s, h, i, j)] += slope;
     }
   }
 
@@ -152,7 +156,10 @@ struct Problem {
   }
   template <class T>
   Sequences<T> bias_view(T* data) const {
-    return {data, c.queries, c.heads_share_bias ? 0 : int64_t(c.keys) * c.queries, {}};
+    const int64_t square = int64_t(c.keys) * c.queries;
+    Sequences<T> view{data, c.queries, c.heads_share_bias ? 0 : square, {}};
+    if (c.own_bias) view.leading[0] = c.s1 * bias_heads * square, view.leading[1] = bias_heads * square;
+    return view;
   }
 };
 
@@ -197,13 +204,14 @@ void run_backward(Problem<E>& problem, const BackwardPlan& plan, const std::stri
   call.grad_v = problem.grad_v.template view<E>();
   call.mask = problem.mask_view();
   call.lse = problem.lse.data();
-  call.sequences = problem.sequences, call.parts = c.biased ? std::min(2, problem.sequences) : problem.sequences;
+  const bool summed = c.biased && !c.own_bias;
+  call.sequences = problem.sequences, call.parts = summed ? std::min(2, problem.sequences) : problem.sequences;
   std::vector<float> sums(call.parts * problem.bias.size()), grad_bias(problem.bias.size(), NAN);
   if (c.biased) {
     call.bias = problem.bias_view(static_cast<const float*>(problem.bias.data()));
-    call.grad_bias = problem.bias_view(sums.data());
-    call.part_stride = static_cast<int64_t>(problem.bias.size());
-    call.heads_together = c.heads_share_bias;
+    call.grad_bias = problem.bias_view(summed ? sums.data() : grad_bias.data());
+    call.part_stride = summed ? static_cast<int64_t>(problem.bias.size()) : 0;
+    call.heads_together = summed && c.heads_share_bias;
   }
   call.passes = plan.passes, call.warps = plan.warps;
   std::vector<float> partial(size_t(problem.sequences) * c.heads * c.queries * D, NAN);
@@ -217,7 +225,8 @@ void run_backward(Problem<E>& problem, const BackwardPlan& plan, const std::stri
   report(name + " grad_k", problem.error(problem.grad_k, problem.truth.grad_k), unit);
   report(name + " grad_v", problem.error(problem.grad_v, problem.truth.grad_v), unit);
   if (!c.biased) return;
-  emulator::launch(2, 64, [] {}, [&] { add_parts_block(sums.data(), call.parts, int64_t(grad_bias.size()), grad_bias.data()); });
+  const int64_t size = static_cast<int64_t>(grad_bias.size());
+  if (summed) emulator::launch(2, 64, [] {}, [&] { add_parts_block(sums.data(), call.parts, size, grad_bias.data()); });
   double worst = 0, largest = 0;
   for (size_t i = 0; i < grad_bias.size(); ++i) {
     const double off = std::abs(grad_bias[i] - problem.truth.grad_bias[i]);
@@ -233,7 +242,7 @@ void run(const Case& c, const char* dtype) {
   const BackwardPlan plan = plan_backward(D, c.queries, c.keys, int64_t{c.shared} * 1024);
   const std::string name = std::string(dtype) + " Lq " + std::to_string(c.queries) + " Lk " + std::to_string(c.keys) + " H " +
                            std::to_string(c.heads) + " D " + std::to_string(c.dim) + (c.masked ? " masked" : "") +
-                           (c.biased ? " biased" : "") + " passes " + std::to_string(plan.passes);
+                           (c.biased ? c.own_bias ? " biased each" : " biased" : "") + " passes " + std::to_string(plan.passes);
   run_forward<D>(problem, name);
   if constexpr (most_held(D) > 1)
     if (plan.held > 1) return run_backward<D, 2>(problem, plan, name);
@@ -261,6 +270,7 @@ int main(int count, char** arguments) {
   run<16, Float16>({2, 1, 40, 70, 1, 13, true, true, false, 0, 0, 99}, "float16");
   run<16, BFloat16>({1, 2, 40, 150, 1, 16, true, false, false, 0, 0, 99}, "bfloat16");
   run<32, BFloat16>({2, 2, 24, 24, 6, 32, true, true, false, 0, 0, 99}, "bfloat16");
+  run<32, BFloat16>({2, 2, 37, 50, 3, 32, true, true, false, 0, 0, 99, true}, "bfloat16");
   run<48, Float16>({1, 2, 5, 61, 3, 44, true, false, false, 0, 0, 99}, "float16");
   run<48, BFloat16>({1, 2, 35, 100, 2, 46, true, true, true, 1, 2, 32}, "bfloat16");
   run<64, BFloat16>({1, 1, 61, 143, 1, 64, false, true, false, 2, 2, 48}, "bfloat16");

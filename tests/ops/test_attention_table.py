@@ -40,7 +40,8 @@ def test_the_row_of_the_narrowest_heads_and_the_last_length_that_was_reached_cou
 @pytest.mark.parametrize("change", [{"added": "mask"}, {"device": "another GPU"}, {"table": {}}])
 def test_what_was_not_measured_has_no_row(change):
     x = temporal(17, 64)
-    assert fastest(x, x, **({"added": "nothing", "gradients": False, "table": MADE_UP, "device": "GPU"} | change)) is None
+    given = {"added": "nothing", "gradients": False, "table": MADE_UP, "device": "GPU"}
+    assert fastest(x, x, **(given | change)) is None
 
 
 def test_a_bias_and_a_gradient_have_rows_of_their_own():
@@ -97,10 +98,10 @@ def test_whichever_is_trained_the_rows_with_the_backward_pass_count(monkeypatch,
     monkeypatch.setattr(table, "fastest", lambda q, k, added, gradients: asked.append(gradients))
     monkeypatch.setattr(sdpa, "attention", lambda q, k, v, **more: q)  # there is no GPU to run it
     with FakeTensorMode():
-        shapes = {name: (2, 5, 2, 8) for name in "qkv"} | {"bias": (2, 5, 5)}
-        given = {
-            name: torch.empty(shape, device="cuda", requires_grad=name == trained) for name, shape in shapes.items()
-        }
+        shapes = dict.fromkeys("qkv", (2, 5, 2, 8)) | {"bias": (2, 5, 5)}
+        given = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        if trained is not None:
+            given[trained].requires_grad_()
         attention(**given)
         with torch.no_grad():
             attention(**given)

@@ -95,7 +95,8 @@ one, if it takes the arguments: it knows neither masks nor biases. By arithmetic
 def _choose(backend: str | None, q: Tensor, k: Tensor, added: str, gradients: bool) -> str:
     """The backend for these arguments; an explicit one is taken or refused, never replaced.
 
-    added: one of `table.ADDED`. gradients: whether a backward pass can follow. On a GPU the measured table has the word where nothing was asked for.
+    added: one of `table.ADDED`. gradients: whether a backward pass can follow. On a GPU the measured table has the word
+    where nothing was asked for.
     """
     if backend is not None and backend not in library.NAMES:
         raise ArgumentError(f"backend is {backend!r}, expected one of {', '.join(library.NAMES)} or None")
