@@ -42,7 +42,7 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
             row = {"at": at, "contender": name, "a_other_ms": told["ms"], "b_other_ms": after[key][2]["ms"]}
             rows.append(contradicted(row | judged(told, after[key][2]) | times_of_ours(a, b, at)))
     only = {"only_in_a": len(measured.keys() - after.keys()), "only_in_b": len(after.keys() - before.keys())}
-    return {"rows": rows, "lost": lost, **only, "differences": differences(a, b)}
+    return {"rows": rows, "lost": lost, **only, "differences": differences(a, b), "busy": busy(a, b)}
 
 
 def entries(report: Report) -> dict[str, Entry]:
@@ -100,6 +100,16 @@ def differences(a: Report, b: Report) -> list[str]:
     return [f"{name}: {x} in A, {y} in B" for name, x, y in pairs if x != y]
 
 
+def busy(a: Report, b: Report) -> list[str]:
+    """Where the machine had more to do than its cores can: what is judged there may be noise."""
+    told = []
+    for name, machine in (("A", a["machine"]), ("B", b["machine"])):
+        load, cores = machine.get("load", 0.0), machine.get("cores")
+        if cores and load > cores:
+            told.append(f"load {load:g} on {cores} cores in {name}; measure again on an idle machine")
+    return told
+
+
 def lost_lines(comparison: dict[str, Any]) -> list[str]:
     """A line for every contender that lost its figure."""
     return [
@@ -137,5 +147,6 @@ def summary(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]
     against = sum(row["against"] for row in rows)
     doubt = [f"{against} against our own milliseconds: the other one or the machine changed there"] if against else []
     differing = [f"differs: {one}" for one in comparison["differences"]]
+    differing += [f"busy: {one}" for one in comparison["busy"]]
     basis = "x ours: how many times as long it took, in turns of one run; milliseconds of two runs are not judged"
     return [f"beside the others: {told}{left}", *doubt, basis, *lost_lines(comparison), *differing]

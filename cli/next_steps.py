@@ -15,6 +15,8 @@ def after_pretraining(bundle: Path, run: Path, data: Path) -> str:
     from eokit.data.store import Store
 
     store = Store.open(data)
+    if told := _uncut(bundle, store):
+        return f"next: a store with larger or whole samples: {told}, so the other verbs cannot read them whole"
     label, metres = _label_option(store), _patch_option(bundle, store)
     if label is None:
         return f"next: eokit embed {bundle} {data} features.zarr{metres} (the store has no labels to learn or score)"
@@ -44,6 +46,19 @@ def _label_option(store: Store) -> str | None:
     except UsageError:  # several: any will do as an example
         return f" --label {next(name for name, one in store.labels.items() if one.classes is not None)}"
     return ""
+
+
+def _uncut(bundle: Path, store: Store) -> str | None:
+    """Why samples are not a whole number of the model's patches of pixels, where they are not."""
+    from eokit.models.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    spec = next((one for name, one in store.modalities.items() if name in loaded.preprocessing.modalities), None)
+    patch = 1 if "patch_metres" in loaded.encoder.choices else loaded.encoder.patch_size
+    if spec is None or not any(side % patch for side in spec.shape[1:]):
+        return None
+    height, width = spec.shape[1:]
+    return f"images of {height} x {width} px do not divide into patches of {patch} px"
 
 
 def _patch_option(bundle: Path, store: Store) -> str:

@@ -142,3 +142,9 @@ def test_reports_of_two_benchmarks_are_refused():
 def test_another_machine_is_said():
     comparison = compare.compare(toy_report(), toy_report(threads=8))
     assert comparison["differences"] == ["threads: 1 in A, 8 in B"]
+
+
+def test_a_busy_machine_is_said():
+    idle, loaded = toy_report(cores=2), toy_report(cores=2, load=7.5)
+    assert "busy: load 7.5 on 2 cores in B; measure again" in compare.text(compare.compare(idle, loaded))
+    assert "busy" not in compare.text(compare.compare(idle, idle))

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from tests.data.stores import make_source, make_store
 from tests.tasks.many_sensors import anysat_bundle, many_sensors
 from tests.training.labelled_stores import labelled_store, random_bundle
 
@@ -51,6 +52,17 @@ def test_a_patch_size_is_proposed_where_that_of_the_bundle_does_not_fit(tmp_path
     line = after_pretraining(bundle, tmp_path, store.path)
     assert line.count("--patch-metres 20") == 2
     assert "--patch-metres" not in after_pretraining(anysat_bundle(tmp_path / "c", store), tmp_path, store.path)
+
+
+def test_nothing_is_proposed_for_images_that_are_no_whole_number_of_patches(tmp_path):
+    from eokit_cli.next_steps import after_pretraining
+
+    whole = labelled_store(tmp_path / "whole.zarr", folds=(1, 2, 3) * 2)
+    bundle = random_bundle(tmp_path / "b", whole)
+    odd = make_store(tmp_path / "odd.zarr", make_source((3, 4, 5), size=9, bands=10))
+    line = after_pretraining(bundle, tmp_path, odd.path)
+    assert "images of 9 x 9 px do not divide into patches of" in line
+    assert "eokit" not in line
 
 
 @pytest.fixture

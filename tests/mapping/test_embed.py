@@ -298,6 +298,7 @@ def test_folds_and_limit_choose_the_samples(run):
     [
         ("x.parquet", {"level": "patch"}, "geoparquet holds one vector a sample"),
         ("maps", {"level": "tile"}, "cog holds maps"),
+        ("ts.parqet", {}, r"ts.parqet: did you mean .parquet\? Of a folder of GeoTIFFs say --format cog"),
         ("ts.tif", {}, "ts.tif: GeoTIFFs of features are a folder with one for each sample; name OUT without .tif"),
         ("maps", {"dtype": "float16"}, "a GeoTIFF cannot hold it"),
         ("x.zarr", {"modality": "spot"}, "only --level pixel is of one modality"),

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,8 @@ def _target_of(settings: EmbedSettings) -> tuple[Path, Format, Level]:
             f"{settings.out}: GeoTIFFs of features are a folder with one for each sample; name OUT without {named},"
             " or with .zarr or .parquet for one store or table"
         )
+    if settings.format is None and named not in by_name and (meant := get_close_matches(named, by_name, 1, 0.75)):
+        raise UsageError(f"{settings.out}: did you mean {meant[0]}? Of a folder of GeoTIFFs say --format cog")
     level = settings.level or ("tile" if format_ == "geoparquet" else "patch")
     if format_ == "geoparquet" and level != "tile":
         raise UsageError(f"--format geoparquet holds one vector a sample, --level {level} gives maps; use zarr or cog")
