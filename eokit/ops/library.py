@@ -24,7 +24,7 @@ from eokit.ops.wiring import without_autocast
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_REPORT = PACKAGE / "_build_report.json"
 NAMES = ("reference", "sdpa", "cpu", "triton", "cuda")
-TRITON_FROM = (3, 6)  # the first in which kernels take tuples of strides; some of ours need a stack there, none in 3.7
+TRITON_FROM = (3, 6)  # the first in which kernels take tuples of strides; compiled and checked for a stack: 3.7.1
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs kernels in Python, on CPU tensors: for tests where there is no GPU."""
 

@@ -20,43 +20,50 @@ from eokit.ops.attention.triton_kernels import (
 )
 from eokit.ops.triton_support import PRECISION, Tuned, alignment, on_device_of, parts_of, upcasts
 
-Tiles = dict[tuple[int, int, int], tuple[tuple[int, ...], ...]]
+Tiles = dict[tuple[int, int, int], tuple[tuple[int, int, int, int], ...]]
 """(bytes of an element, most features of a head, least alignment of rows in bytes) ->
-(BLOCK_Q, BLOCK_K, warps, stages[, registers]), widest first; the first key that holds is taken.
+(BLOCK_Q, BLOCK_K, warps, stages), widest first; the first key that holds is taken.
 """
 
 FORWARD: Tiles = {
-    (2, 32, 8): ((64, 64, 4, 2), (32, 32, 2, 2, 255), (16, 32, 1, 2), (16, 16, 1, 2)),
-    (2, 64, 16): ((64, 32, 4, 2, 168), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
-    (2, 128, 16): ((64, 32, 4, 2), (32, 16, 2, 2, 224), (16, 16, 2, 2)),
-    (2, 64, 8): ((64, 32, 4, 2), (32, 32, 2, 2), (16, 16, 1, 2)),
-    (2, 64, 2): ((32, 32, 4, 2, 224), (16, 16, 1, 2)),
+    (2, 32, 8): ((64, 64, 4, 2), (32, 32, 2, 2), (16, 32, 1, 2), (16, 16, 1, 2)),
+    (2, 64, 16): ((64, 32, 8, 2), (32, 32, 2, 2), (16, 32, 2, 2), (16, 16, 1, 2)),
+    (2, 128, 16): ((64, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
+    (2, 64, 8): ((64, 32, 8, 2), (32, 32, 2, 2), (16, 16, 1, 2)),
+    (2, 64, 2): ((32, 32, 4, 2), (16, 16, 1, 2)),
     (2, 128, 2): ((32, 16, 4, 2), (16, 16, 2, 2)),
-    (4, 64, 4): ((32, 32, 4, 2), (16, 16, 4, 2)),
-    (4, 128, 4): ((16, 16, 4, 2),),
+    (4, 64, 4): ((32, 32, 8, 1), (16, 16, 4, 1)),
+    (4, 128, 4): ((16, 16, 8, 1),),
 }
 BACKWARD: Tiles = {
     (2, 32, 2): ((32, 32, 4, 2), (16, 16, 1, 2)),
-    (2, 64, 16): ((64, 32, 4, 2, 224), (32, 32, 4, 2), (16, 16, 1, 2)),
-    (2, 128, 16): ((32, 32, 4, 2), (32, 16, 2, 2), (16, 16, 2, 2)),
-    (2, 64, 2): ((32, 32, 8, 2, 255), (16, 16, 2, 2)),
+    (2, 64, 16): ((64, 32, 8, 2), (32, 32, 4, 2), (16, 16, 2, 2)),
+    (2, 128, 16): ((32, 32, 8, 2), (32, 16, 4, 2), (16, 16, 2, 2)),
+    (2, 64, 2): ((32, 32, 8, 2), (16, 16, 2, 2)),
     (2, 128, 2): ((32, 16, 8, 1), (16, 16, 4, 2)),
-    (4, 128, 4): ((16, 16, 4, 2),),
+    (4, 128, 4): ((16, 16, 8, 1),),
 }
 GRAD_BIAS: Tiles = {
-    (2, 128, 16): ((32, 32, 4, 2), (16, 16, 2, 2, 224)),
+    (2, 128, 16): ((32, 32, 8, 2), (16, 16, 2, 2)),
     (2, 128, 8): ((16, 16, 4, 2),),
     (2, 128, 2): ((16, 16, 8, 1),),
-    (4, 64, 16): ((32, 32, 8, 1, 224),),
+    (4, 64, 16): ((32, 32, 8, 1),),
     (4, 128, 4): ((16, 16, 8, 1),),
 }
 """Those of the tiles tried that need no stack on sm_80, sm_90 and sm_100, as tests/ops/test_triton_compile.py checks.
 
-A head's keys are few, so that two stages of loads are enough; the float32 products of a bias spill with two. Where a
-number of registers is allowed for, ptxas would else spill 8 to 48 bytes to fit one more program on a multiprocessor;
-to allow for all of them everywhere would take 40 more for many.
+A head's keys are few, so that two stages of loads are enough; float32 spills with two.
 Rows that start anywhere are loaded an element at a time, each with an address in two registers: 64 x 32 then spills
-160 to 248 bytes in the backward pass of D = 64, hence narrower tiles and more warps.
+160 to 248 bytes in the backward pass of D = 64, hence narrower tiles. Warps are enough for a mask and a bias at once:
+with half of them the backward pass (64 x 32, 32 x 16 at D = 128, 16 x 16 at D = 64, and float32) and the forward pass
+(64 x 32 and 16 x 32 at D = 64, and float32) spill 8 to 56 bytes at some widths.
+"""
+
+REGISTERS = 255
+"""The most a thread can have, allowed for by name: eight warps of them fit a multiprocessor.
+
+Left to itself, ptxas spills 8 to 48 bytes for one more program on a multiprocessor. The price is fewer programs there;
+which is the faster has not been timed.
 """
 
 
@@ -66,13 +73,8 @@ def configs_of(tiles: Tiles, size: int, head: int, align: int) -> list[Any]:
         some for (bytes_, most, least), some in tiles.items() if bytes_ == size and head <= most and align >= least
     )
     return [
-        triton.Config(
-            {"BLOCK_Q": queries, "BLOCK_K": keys},
-            num_warps=warps,
-            num_stages=stages,
-            maxnreg=(*registers, None)[0],
-        )
-        for queries, keys, warps, stages, *registers in fitting
+        triton.Config({"BLOCK_Q": queries, "BLOCK_K": keys}, num_warps=warps, num_stages=stages, maxnreg=REGISTERS)
+        for queries, keys, warps, stages in fitting
     ]
 
 
