@@ -43,7 +43,7 @@ LOOP = ("steps", "batch_size", "lr", "workers", "device", "seed")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps.  [default: by preset]")
 @click.option("--epochs", type=float, help="Passes over the samples, instead of --steps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples a step, over all processes.")
-@click.option("--lr", type=float, help="Highest learning rate.  [default: 2.5e-4]")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: 2.5e-4; anysat: 1e-4 for tiny, else 5e-5]")
 @click.option("--folds", metavar="1,2-3", help="Train on these.  [default: all but the last two]")
 @click.option(
     "--modalities",

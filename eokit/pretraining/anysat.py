@@ -36,10 +36,11 @@ number of the step, the same in all samples, and a seed of each sample."""
 
 @dataclass(frozen=True)
 class AnySatJEPAConfig:
-    """How the recipe trains. The defaults are the paper's, but for predictor_depth and width, which follow the encoder.
+    """How the recipe trains. The defaults are the paper's.
 
-    keep_dates: share of a series' dates that the student sees. keep_tokens: share of the tokens, beyond one a patch,
-    that it sees of a patch's modalities. temperature: of MIL-NCE. predictive, contrastive: weights of the two losses.
+    predictor_depth: blocks of the predictor, which is as wide as the encoder. keep_dates: share of a series' dates that
+    the student sees. keep_tokens: share of the tokens, beyond one a patch, that it sees of a patch's modalities.
+    temperature: of MIL-NCE. predictive, contrastive: weights of the two losses.
     """
 
     predictor_depth: int = 4
@@ -212,17 +213,20 @@ def drop_dates(observed: Mapping[str, Observed], keep: float, rngs: list[np.rand
 def keep_tokens(tokens: Tokens, hidden: Hidden, keep: float, rngs: list[np.random.Generator]) -> Kept:
     """The combiner's share: of each context patch one modality at random, and of the other tokens a share `keep`.
 
-    Tokens of whole tiles always stay.
+    The one is of those that were seen there, where any was. Tokens of whole tiles always stay.
     """
     names = [name for name in tokens.patch if name not in tokens.whole]
     patches, whole = tokens.grid[0] * tokens.grid[1], len(tokens.whole)
     context, mask = hidden.context.cpu().numpy(), hidden.mask.cpu().numpy()
+    seen = np.ones((len(names), len(context), patches), bool)
+    if tokens.seen is not None:
+        seen = torch.stack([tokens.seen[name] for name in names]).cpu().numpy()
     shown = np.zeros((len(context), whole + len(names) * patches), bool)
     shown[:, :whole] = True
     for row, (numbers, rng) in enumerate(
         zip((one[here] for one, here in zip(context, mask, strict=True)), rngs, strict=True)
     ):
-        first = rng.integers(len(names), size=len(numbers)) * patches + numbers
+        first = (rng.random((len(names), len(numbers))) + seen[:, row, numbers]).argmax(0) * patches + numbers
         others = np.setdiff1d((np.arange(len(names))[:, None] * patches + numbers).ravel(), first)
         more = rng.choice(others, int(len(others) * keep), replace=False)
         shown[row, whole + np.concatenate([first, more])] = True

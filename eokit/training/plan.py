@@ -99,18 +99,21 @@ class Plan:
 
 
 class Scale(NamedTuple):
-    """How much a preset is fed, and for how long, where the settings do not say. crop: pixels."""
+    """How much a preset is fed, for how long and how fast it learns, where the settings do not say. crop: pixels."""
 
     batch_size: int
     crop: int
     dates: int
     steps: int = 1000
     epochs: float | None = None
+    lr: float | None = None
 
 
 def lengthened(settings: PretrainSettings, scale: Scale, samples: int) -> LoopSettings:
-    """The loop with batch size and steps filled in: from the settings, else from the preset's scale."""
+    """The loop with batch size, rate and steps filled in: from the settings, else from the preset's scale."""
     loop = settings.loop
+    if "lr" not in loop.model_fields_set and scale.lr is not None:
+        loop = loop.model_copy(update={"lr": scale.lr})
     if "batch_size" not in loop.model_fields_set:
         loop = loop.model_copy(update={"batch_size": scale.batch_size})
     told = "steps" in loop.model_fields_set

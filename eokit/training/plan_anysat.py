@@ -39,11 +39,12 @@ from eokit.training.plan import (
 )
 
 SCALES = {
-    "tiny": Scale(batch_size=8, crop=16, dates=8, steps=300),
-    "small": Scale(batch_size=32, crop=64, dates=20, epochs=200),
-    "base": Scale(batch_size=32, crop=128, dates=20, epochs=200),
+    "tiny": Scale(batch_size=8, crop=16, dates=8, steps=300, lr=1e-4),
+    "small": Scale(batch_size=32, crop=64, dates=20, epochs=200, lr=5e-5),
+    "base": Scale(batch_size=32, crop=128, dates=20, epochs=200, lr=5e-5),
 }
-"""tiny: for two cores. The others are fed the paper's 20 dates; of a store whose samples are larger, a window."""
+"""tiny: for two cores, at a rate at which its features were seen to spread again (docs/results-anysat.md). The others
+are fed the paper's 20 dates at the paper's rate; of a store whose samples are larger, a window."""
 
 PATCHES = (10, 20, 30, 40, 80, 160)
 """Patch sizes in metres that a run draws from: the paper's."""
@@ -188,15 +189,18 @@ def patch_sizes(
 ) -> tuple[int, ...]:
     """Patch sizes in metres that cut `window` metres into whole patches of whole sub-patches of all sensors.
 
-    Of `wanted`, or of `PATCHES` those that give between 3 and 32 patches along it. UsageError where there is none.
+    Of `wanted` those that give two or more along it, or of `PATCHES` those that give 3 to 32. UsageError where there is
+    none.
     """
     fitting = [metres for metres in wanted or PATCHES if window % metres == 0 and _fits(metres, sensors)]
+    fitting = [metres for metres in fitting if metres < window]  # of one patch alone there is nothing to predict
     if wanted is None:
         fitting = [metres for metres in fitting if GRIDS[0] <= window // metres <= GRIDS[1]]
     if not fitting:
         names = ", ".join(sensor.name for sensor in sensors)
         raise UsageError(
-            f"{source}: no patch size of {words(wanted or PATCHES)} m cuts {window} m of {names} into whole patches;"
+            f"{source}: no patch size of {words(wanted or PATCHES)} m cuts {window} m of {names} into several whole"
+            " patches;"
             " set scales, or crop"
         )
     return tuple(fitting)

@@ -178,6 +178,11 @@ def test_dates_are_codes_of_sines_and_cosines_in_pairs():
     assert code[0, 0, 3] == pytest.approx(torch.cos(torch.tensor(40 / third)).item(), abs=1e-5)
 
 
+def test_a_season_that_is_no_day_is_refused():
+    with pytest.raises(UsageError, match="season = 'september'; it is a day, such as 2018-09-01"):
+        build_encoder("anysat", "tiny", {"season": "september"})
+
+
 def test_dates_count_from_the_year_or_from_the_season():
     days = torch.tensor([[17_775, 18_261]])  # 2018-09-01, 2019-12-31
     assert calendar(days, None).tolist() == [[244, 365]]
@@ -239,9 +244,6 @@ def test_the_fused_forward_is_the_plain_one(names, form, dense):
     assert_same(ours, plain)
 
 
-# --- Published layouts ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
@@ -285,9 +287,6 @@ def test_something_else_is_no_checkpoint_of_anysat():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     assert build_encoder("anysat", preset).width == PRESETS[preset].get("width", 768)
-
-
-# --- What it takes --------------------------------------------------------------------------------------------------
 
 
 def test_a_modality_of_another_number_of_bands_is_read_by_the_sensor_that_has_them():

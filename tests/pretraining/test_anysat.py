@@ -15,6 +15,7 @@ from eokit.ops import mil_nce
 from eokit.pretraining.anysat import (
     AnySatJEPA,
     AnySatJEPAConfig,
+    Hidden,
     contrast,
     drop_dates,
     first_true,
@@ -108,6 +109,18 @@ def test_a_patch_keeps_one_modality_and_half_of_the_other_tokens(recipe, batch):
         places = keys[there] % patches
         assert there.sum() == 7 + 3
         assert set(places.tolist()) == {0, 3, 9, 12, 30, 31, 40}
+
+
+def test_the_modality_that_a_patch_keeps_is_one_that_was_seen(recipe, batch):
+    """With no other tokens kept, each patch keeps s2 alone where radar was not seen."""
+    tokens = recipe.encoder.tokens(recipe.encoder.observe(clear(batch)), 40)
+    patches = tokens.grid[0] * tokens.grid[1]
+    everywhere = torch.ones(3, patches, dtype=torch.bool)
+    tokens = tokens._replace(seen={"s2": everywhere, "s1-asc": ~everywhere})
+    mask = torch.ones(3, patches, dtype=torch.bool)
+    hidden = Hidden(torch.arange(patches).expand(3, -1), mask, torch.zeros(1, 1).long(), torch.zeros(1).long())
+    kept = keep_tokens(tokens, hidden, 1e-9, rngs())
+    assert torch.equal(kept.keys, torch.arange(patches).expand(3, -1))
 
 
 def test_keeping_everything_is_the_whole_combiner(recipe, batch):

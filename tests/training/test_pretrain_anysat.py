@@ -145,8 +145,20 @@ def test_patch_sizes_are_those_that_fit_the_tile_and_all_its_sensors(window, sen
 
 
 def test_a_patch_size_that_fits_nothing_is_refused(stores):
-    with pytest.raises(UsageError, match="no patch size of 50 m cuts 120 m of s2, s1-asc into whole patches"):
+    with pytest.raises(UsageError, match="no patch size of 50 m cuts 120 m of s2, s1-asc into several whole patches"):
         lay_out(settings(stores[:1], scales=(50,)))
+
+
+def test_one_patch_alone_is_refused_as_there_is_nothing_to_predict(stores):
+    with pytest.raises(UsageError, match="no patch size of 120 m cuts 120 m"):
+        lay_out(settings(stores[:1], scales=(120,)))
+
+
+def test_the_rate_is_that_of_the_preset_where_none_is_given(stores):
+    loop = {"steps": 1, "batch_size": 2, "workers": 0, "device": "cpu"}
+    assert lay_out(settings(stores, preset="tiny", loop=loop)).settings.loop.lr == 1e-4
+    assert lay_out(settings(stores, preset="base", loop=loop)).settings.loop.lr == 5e-5
+    assert lay_out(settings(stores, preset="tiny", loop=loop | {"lr": 3e-4})).settings.loop.lr == 3e-4
 
 
 def test_a_store_without_a_wanted_modality_is_refused(stores):

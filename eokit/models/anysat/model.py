@@ -7,6 +7,7 @@ patch (combiner). What differs from the published code unless `parity` says othe
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -71,6 +72,8 @@ class AnySatConfig:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UsageError(f"anysat: {name} = {getattr(self, name)!r}; it is one of {', '.join(values)}")
+        if self.season is not None:
+            _day(self.season)
         if self.dense is not None and self.dense not in self.modalities:
             raise UsageError(f"anysat: dense = {self.dense!r} is none of its modalities, {', '.join(self.modalities)}")
         if self.parity == "official":
@@ -281,9 +284,14 @@ def calendar(days: Tensor, season: str | None) -> Tensor:
     """Days since 1970-01-01 (B, T) -> days of the model: 1 to 366 in the year, or since the day `season` begins."""
     if season is None:
         return day_of_year(days) + 1
-    import datetime
+    return days - (_day(season) - datetime.date(1970, 1, 1)).days
 
-    return days - (datetime.date.fromisoformat(season) - datetime.date(1970, 1, 1)).days
+
+def _day(season: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(season)
+    except ValueError:
+        raise UsageError(f"anysat: season = {season!r}; it is a day, such as 2018-09-01") from None
 
 
 def by_patch(maps: Tensor, grid: tuple[int, int], side: int) -> Tensor:
