@@ -16,6 +16,8 @@ import zarr
 
 from eokit.data.collate import collate
 from eokit.data.dataset import SampleDataset
+from eokit.data.formats.treesatai import open_source
+from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.files import put_in_place
 from eokit.mapping.embedding.run import EmbedSettings, embed, try_out
@@ -332,3 +334,19 @@ def test_a_dry_run_tells_bytes_and_writes_nothing(bundle, store, tmp_path):
     cost = try_out(EmbedSettings(bundle=bundle, store=store.path, out=tmp_path / "x.zarr", device="cpu", quiet=True))
     assert (cost.samples, cost.shape, cost.uncompressed_bytes) == (4, (64, 4, 4), 4 * 64 * 16 * 4)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("level", "shape"), [("tile", (1, 64)), ("patch", (1, 64, 3, 3)), ("pixel", (1, 128, 6, 6))])
+def test_the_real_treesatai_patch_prepares_and_embeds(shared, tmp_path, level, shape):
+    """60 m: three patches of 20 m along it, and six pixels of Sentinel-2."""
+    written = write_store(open_source(shared("treesatai-ts")), tmp_path / "real.zarr", WriteOptions(quiet=True))
+    bands = {"aerial": 4, "s2": 10, "s1-asc": 2, "s1-des": 2}
+    bundle = anysat_bundle(tmp_path / "b", modalities=bands, patch_metres=20)
+    modality = "s2" if level == "pixel" else None
+    out = tmp_path / "x.zarr"
+    embed(EmbedSettings(bundle=bundle, store=written.path, out=out, level=level, modality=modality, quiet=True))
+    features = zarr.open_group(out, mode="r")["features"][:]
+    assert features.shape == shape
+    assert np.isfinite(features).all()
+    assert features.std() > 0
