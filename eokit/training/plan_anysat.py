@@ -192,8 +192,8 @@ def patch_sizes(
     Of `wanted` those that give two or more along it, or of `PATCHES` those that give 3 to 32. UsageError where there is
     none.
     """
-    fitting = [metres for metres in wanted or PATCHES if window % metres == 0 and _fits(metres, sensors)]
-    fitting = [metres for metres in fitting if metres < window]  # of one patch alone there is nothing to predict
+    whole = [metres for metres in wanted or PATCHES if window % metres == 0 and _fits(metres, sensors)]
+    fitting = [metres for metres in whole if metres < window]  # of one patch alone there is nothing to predict
     if wanted is None:
         fitting = [metres for metres in fitting if GRIDS[0] <= window // metres <= GRIDS[1]]
     if not fitting:
