@@ -99,12 +99,8 @@ class EmbedPlan:
 
 
 @dataclass(frozen=True)
-class EmbedResult:
-    """What was written. error: root mean square of what storing changed, over that of the values, None for float32.
-
-    clipped_share: of the numbers, too large for the steps that `calibrated_on` samples gave. unseen_share: of the
-    vectors. seconds: None where all was there already.
-    """
+class Outlined:
+    """Where features go and how many there are. shape: of a sample's."""
 
     path: Path
     format: Format
@@ -112,6 +108,16 @@ class EmbedResult:
     dtype: Dtype
     samples: int
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EmbedResult(Outlined):
+    """What was written. error: root mean square of what storing changed, over that of the values, None for float32.
+
+    clipped_share: of the numbers, too large for the steps that `calibrated_on` samples gave. unseen_share: of the
+    vectors. seconds: None where all was there already.
+    """
+
     stored_bytes: int
     unseen_share: float
     error: float | None
@@ -123,15 +129,9 @@ class EmbedResult:
 
 
 @dataclass(frozen=True)
-class EmbedCost:
+class EmbedCost(Outlined):
     """What `embed` would write and take. seconds: of all samples, from a second batch of the first ones."""
 
-    path: Path
-    format: Format
-    level: Level
-    dtype: Dtype
-    samples: int
-    shape: tuple[int, ...]
     uncompressed_bytes: int
     memory_bytes: int
     seconds: float
