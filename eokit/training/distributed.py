@@ -6,6 +6,8 @@ agreements (was a signal caught, where to continue) through gloo, so that they n
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from eokit.nn.device import pick_device
 
 T = TypeVar("T")
+
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+BROADCAST_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
+"""The option that torch renamed in 2.13; the older name warns there."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class Team:
         """`recipe` with gradients averaged over the processes; itself where there is one."""
         if self.size == 1:
             return recipe
-        # Buffers are not broadcast: every process makes the same ones from the same weights.
+        # Buffers are not broadcast at every step: every process makes the same ones from the same weights.
+        no_broadcast: dict[str, Any] = {BROADCAST_BUFFERS: False}
         unused = getattr(recipe, "uses_parts", False)
         return DistributedDataParallel(
-            recipe, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+            recipe, gradient_as_bucket_view=True, find_unused_parameters=unused, **no_broadcast
         )
 
     def without_sync(self, model: nn.Module) -> AbstractContextManager:
@@ -98,11 +105,16 @@ def joined(device: str = "auto") -> Iterator[Team]:
     elif team_size() == 1:
         yield Team(0, 1, chosen)
     else:
+        # First imported while a group exists, its default arguments would keep that group and its threads for ever.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        # The last reference: only this one waits for the threads without the GIL, which they need (docs/decisions.md).
+        group = dist.group.WORLD
         try:
             yield Team(dist.get_rank(), dist.get_world_size(), chosen)
         finally:
             dist.destroy_process_group()
+            del group
 
 
 class StopSignals:

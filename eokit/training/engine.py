@@ -74,47 +74,61 @@ def fit(
     one, a path from that one. about: what the run was started with, if that is more than `settings`.
     SIGINT and SIGTERM end the step, save, and raise Interrupted; under torchrun all processes stop together.
     """
+    about = about or About(settings.model_dump(mode="json"))
     with joined(settings.device) as team, StopSignals() as stop:
-        recipe.to(team.device).train()
-        optimizer = make_optimizer(recipe, settings)
-        book = Run(run, team, settings, about or About(settings.model_dump(mode="json")))
-        state = book.begin(resume, recipe, optimizer)
-        model = team.wrap(recipe)
-        trained = [one for one in recipe.parameters() if one.requires_grad]
-        batches = iter(make_loader(dataset, settings, team, state.step))
-        after_step = getattr(recipe, "after_step", None)
-        patience = validation.patience if validation and validation.patience else math.inf
-        if validation and validation.before and state.step == 0:
-            book.validate(recipe, validation)
-            book.save(recipe, optimizer)
-        with Progress("train", settings.steps, quiet=book.quiet, done=state.step) as bar:
-            while state.step < settings.steps and state.stale < patience:
-                seed_step(settings.seed, state.step, team.rank)
-                rate = set_learning_rate(optimizer, state.step, settings)
-                figures = forward_backward(model, batches, settings, team, book.clock)
-                figures["grad_norm"] = clip_grad_norm_(trained, settings.clip or math.inf)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                state.step += 1
-                if after_step is not None:
-                    after_step(state.step / settings.steps)
+        return run_steps(recipe, dataset, Run(run, team, settings, about), settings, team, stop, validation, resume)
 
-                book.meter.add(figures)
-                last = state.step == settings.steps
-                better = False
-                if validation and (last or state.step % validation.every == 0):
-                    better = book.validate(recipe, validation)
-                stopping = team.any(bool(stop.asked))
-                over = last or stopping or state.stale >= patience
-                saving = over or better or state.step % settings.save_every == 0
-                if saving or state.step % settings.log_every == 0:
-                    book.record(rate)
-                if saving:
-                    book.save(recipe, optimizer)
-                bar.advance(1, **book.facts())
-                if stopping and not last:
-                    raise Interrupted(book.interrupted(stop.asked or "a signal"))
-        return book.end(recipe, stopped_early=state.step < settings.steps)
+
+def run_steps(
+    recipe: nn.Module,
+    dataset: Dataset,
+    book: Run,
+    settings: LoopSettings,
+    team: Team,
+    stop: StopSignals,
+    validation: Validation | None,
+    resume: bool | Path,
+) -> FitResult:
+    """The loop of `fit`; what it wraps the recipe in for many processes is gone before they part."""
+    recipe.to(team.device).train()
+    optimizer = make_optimizer(recipe, settings)
+    state = book.begin(resume, recipe, optimizer)
+    model = team.wrap(recipe)
+    trained = [one for one in recipe.parameters() if one.requires_grad]
+    batches = iter(make_loader(dataset, settings, team, state.step))
+    after_step = getattr(recipe, "after_step", None)
+    patience = validation.patience if validation and validation.patience else math.inf
+    if validation and validation.before and state.step == 0:
+        book.validate(recipe, validation)
+        book.save(recipe, optimizer)
+    with Progress("train", settings.steps, quiet=book.quiet, done=state.step) as bar:
+        while state.step < settings.steps and state.stale < patience:
+            seed_step(settings.seed, state.step, team.rank)
+            rate = set_learning_rate(optimizer, state.step, settings)
+            figures = forward_backward(model, batches, settings, team, book.clock)
+            figures["grad_norm"] = clip_grad_norm_(trained, settings.clip or math.inf)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            if after_step is not None:
+                after_step(state.step / settings.steps)
+
+            book.meter.add(figures)
+            last = state.step == settings.steps
+            better = False
+            if validation and (last or state.step % validation.every == 0):
+                better = book.validate(recipe, validation)
+            stopping = team.any(bool(stop.asked))
+            over = last or stopping or state.stale >= patience
+            saving = over or better or state.step % settings.save_every == 0
+            if saving or state.step % settings.log_every == 0:
+                book.record(rate)
+            if saving:
+                book.save(recipe, optimizer)
+            bar.advance(1, **book.facts())
+            if stopping and not last:
+                raise Interrupted(book.interrupted(stop.asked or "a signal"))
+    return book.end(recipe, stopped_early=state.step < settings.steps)
 
 
 def forward_backward(

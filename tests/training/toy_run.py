@@ -48,9 +48,15 @@ def train(arguments: list[str]) -> None:
     fit(recipe, ToyData(broken=given.broken), settings, given.out, resume=given.resume, about=about)
 
 
+def threads() -> list[str]:
+    """The names of this process's threads, those of C++ libraries among them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
 if __name__ == "__main__":
     try:
         train(sys.argv[1:])
+        print("threads", *threads())
     except EokitError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
