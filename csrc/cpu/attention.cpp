@@ -121,7 +121,7 @@ int64_t parts_of_items(const AttentionShape& shape) {
 std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask,
                                              std::optional<Tensor> bias_t, double scale) {
   const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
-  Tensor out = torch::stable::empty_like(q);
+  Tensor out = in_huge_pages(torch::stable::empty_like(q));
   std::vector<int64_t> lse_shape(shape.leading.sizes, shape.leading.sizes + shape.leading.count);
   lse_shape.insert(lse_shape.end(), {shape.heads, shape.queries});
   Tensor lse = torch::stable::new_empty(q, lse_shape, ScalarType::Float);
@@ -154,9 +154,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
                       lse.numel() * std::max<int64_t>(shape.dim, 1) >= q.numel(),
                   "lse: expected it as attention_forward returned it");
   STD_TORCH_CHECK(!with_bias || bias_t, "with_bias: expected False, as there is no bias_t");
-  Tensor grad_q = torch::stable::empty_like(q);
-  Tensor grad_k = torch::stable::empty_like(k);
-  Tensor grad_v = torch::stable::empty_like(v);
+  Tensor grad_q = in_huge_pages(torch::stable::empty_like(q));
+  Tensor grad_k = in_huge_pages(torch::stable::empty_like(k));
+  Tensor grad_v = in_huge_pages(torch::stable::empty_like(v));
   Tensor grad_bias_t = with_bias ? torch::stable::empty_like(*bias_t) : torch::stable::new_empty(q, {0}, ScalarType::Float);
   if (with_bias) torch::stable::zero_(grad_bias_t);
   if (grad_k.numel() == 0 && grad_q.numel() == 0) return {grad_q, grad_k, grad_v, grad_bias_t};
