@@ -248,10 +248,13 @@ class AnySat(Encoder):
         return x, None if mask is None else mask.any(-1).unflatten(1, (-1, side**2))
 
     def _image(self, observed: Observed, grid: tuple[int, int], side: int) -> tuple[Tensor, Tensor | None]:
-        """Cells of pixels are the sub-patches: (B, P, S, D) and which were seen in at least half, (B, P, S)."""
+        """Cells of pixels are the sub-patches: (B, P, S, D) and which were seen in at least half, (B, P, S).
+
+        The published code has no masks of images: their zeros are attended to.
+        """
         sensor, values, valid = observed.sensor, observed.values[:, 0], observed.valid
         if valid is not None:
-            values = values.masked_fill(~valid, 0.0)
+            values, valid = values.masked_fill(~valid, 0.0), None if self.config.parity == "official" else valid
         cells = by_patch(self.projectors[sensor.name](values), grid, side)
         seen = None
         if valid is not None:
