@@ -12,12 +12,13 @@ from functools import cache
 import pytest
 import torch
 
+from eokit.data.sample import Batch, Series, Where
 from eokit.models.anysat.model import EVERY_SENSOR, Observed
 from eokit.models.anysat.official import stand_in_encoder
 from eokit.models.anysat.sensors import SENSORS
 from eokit.models.base import Features
 
-from .contract import ROUNDING, assert_same
+from .contract import assert_same
 
 METRES, PATCHES = 30, 2
 PIXELS = {"aerial": 300, "spot": 60, "naip": 48, "s2": 6, "s1-asc": 6, "s1": 6, "l8": 6, "l7": 2, "alos": 2, "modis": 1}
@@ -260,3 +261,18 @@ def test_masks_of_other_samples_change_nothing(parity):
         }
         theirs = Features(together.tile[row], together.patch[row], together.seen[row], together.dense[row])
         assert_same(encoder.encode(alone, METRES, "l7"), theirs)
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_series_of_no_dates_is_not_there(name):
+    encoder = encoder_of()
+    other, where = next(iter(beside(name))), (Where("a"), Where("b"))
+    full, none = as_series(noise(other), other), as_series(noise(name, dates=0), name)
+    both, alone = Batch({other: full, name: none}, where), Batch({other: full}, where)
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            assert_same(encoder(both, METRES), encoder(alone, METRES))
+
+
+def as_series(one, name):
+    return Series(one.values, one.dates.int(), one.valid, name)

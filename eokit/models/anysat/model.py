@@ -188,12 +188,13 @@ class AnySat(Encoder):
 
     def _observed(self, sensor: AnySatSensor, series: Series) -> Observed:
         dates = calendar(series.days, self.config.season)
-        valid: Tensor | None = series.valid
+        valid = series.valid
         if self.config.parity == "official":
             padding = (series.days == 0) & ~series.valid.flatten(2).any(-1)
             dates = dates.masked_fill(padding, 0)
             valid = series.valid | padding[..., None, None]
-        return Observed(sensor, series.values, dates, None if valid is None or valid.all() else valid)
+        everything = valid.numel() > 0 and bool(valid.all())  # a series of no dates shows nothing
+        return Observed(sensor, series.values, dates, None if everything else valid)
 
     def tokens(self, observed: Mapping[str, Observed], patch_metres: int, keep: tuple[str, ...] = ()) -> Tokens:
         """The tokens of patches of every modality, and the sub-patches of those in `keep`."""
