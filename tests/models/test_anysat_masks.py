@@ -211,6 +211,15 @@ def test_patches_and_subpatches_are_seen_where_pixels_are(name):
 
 
 @torch.no_grad()
+def test_masks_of_aerial_cells_are_in_the_order_of_the_cells():
+    config = {"modalities": {"aerial": 4}, "width": WIDTH, "depth": 1, "aerial_order": "nested"}
+    encoder, one = stand_in_encoder("tiny", **config), noise("aerial", size=1)
+    row, column = 7, 13  # of the 15 x 15 sub-patches of the first patch: row 2, column 3 of cell (1, 2) of 3 x 3
+    one.valid[..., 10 * row : 10 * row + 10, 10 * column : 10 * column + 10] = False
+    assert (~encoder.project(one, METRES).seen).nonzero().tolist() == [[0, 0, (1 * 3 + 2) * 25 + 2 * 5 + 3]]
+
+
+@torch.no_grad()
 def test_an_unseen_subpatch_and_an_unseen_patch_are_not_attended():
     encoder = encoder_of()
     one = noise("s2")
