@@ -18,6 +18,7 @@ from eokit_cli.options import (
     say_settings,
     settings_options,
     split_names,
+    tile_of_option,
 )
 
 
@@ -32,6 +33,7 @@ from eokit_cli.options import (
 )
 @click.option("--modality", metavar="NAME", help="Whose sub-patches --level pixel tells.  [default: the first]")
 @patch_metres_option
+@tile_of_option
 @click.option(
     "--format",
     type=click.Choice(["zarr", "geoparquet", "cog"]),

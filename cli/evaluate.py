@@ -18,6 +18,7 @@ from eokit_cli.options import (
     say_settings,
     settings_options,
     split_names,
+    tile_of_option,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ PROTOCOLS = ["knn", "linear", "finetuned", "random-forest", "raw-linear"]
     "--val-folds", metavar="4", help="A linear probe picks its penalty on these.  [default: the last but one]"
 )
 @patch_metres_option
+@tile_of_option
 @click.option("--random-init", is_flag=True, default=None, help="Probe a random encoder of the same configuration.")
 @click.option("--modalities", metavar="A,B", help="Only these, e.g. s2,s1-asc.  [default: what model and store share]")
 @click.option(

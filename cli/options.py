@@ -97,6 +97,15 @@ def patch_metres_option(command: Decorated) -> Decorated:
     return click.option("--patch-metres", type=click.IntRange(min=1), help=text)(command)
 
 
+def tile_of_option(command: Decorated) -> Decorated:
+    """--tile-of of the verbs that read one vector a sample; `eokit.models.base.TileOf` says what they are."""
+    text = (
+        "The vector of a sample (AnySat): its token, or the mean of its patches, or of those of its modalities before"
+        " they are combined.  [default: as the bundle keeps]"
+    )
+    return click.option("--tile-of", type=click.Choice(["token", "patches", "modalities"]), help=text)(command)
+
+
 def dry_run_option(what: str) -> Callable[[Decorated], Decorated]:
     """--dry-run, saying `what` it tells."""
     return click.option("--dry-run", is_flag=True, help=f"Print {what}; write nothing.")

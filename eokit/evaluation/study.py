@@ -20,12 +20,12 @@ from eokit.data.spec import LabelSpec
 from eokit.data.statistics import make_preprocessing
 from eokit.data.store import Store
 from eokit.errors import DataError, UsageError, WeightsError
-from eokit.models.base import Encoder
+from eokit.models.base import Encoder, TileOf
 from eokit.models.bundle import Bundle, find_bundle, load_bundle, newest_bundle
 from eokit.models.registry import build_encoder
 from eokit.nn.device import pick_device
 from eokit.tasks.features import MAX_TOKENS, Labels, Tokens, encode, sample_tokens
-from eokit.tasks.grid import choose_dense, patch_metres_of, with_dense, with_patch
+from eokit.tasks.grid import choose_dense, patch_metres_of, with_dense, with_patch, with_tile_of
 from eokit.tasks.inputs import Reading, choose_split, label_layer, match_inputs, thin_out
 from eokit.tasks.task import Task, kind_of
 
@@ -62,6 +62,9 @@ class EvaluateSettings(Settings):
     )
     patch_metres: int | None = Field(
         default=None, gt=0, description="edge of a patch of the encoder (AnySat); null: as the bundle keeps"
+    )
+    tile_of: TileOf | None = Field(
+        default=None, description="knn, linear, of samples: what their vector is (AnySat); null: as the bundle keeps"
     )
     modalities: tuple[str, ...] | None = Field(
         default=None, description="use only these; null: all that model and store share"
@@ -187,6 +190,8 @@ def chosen_protocol(settings: EvaluateSettings, bundle: Bundle | None) -> Protoc
         raise UsageError(f"--random-init is for the protocols knn and linear, not for {protocol}")
     if settings.patch_metres is not None and protocol in BASELINES:
         raise UsageError(f"--patch-metres {settings.patch_metres}: {protocol} reads the raw series, without an encoder")
+    if settings.tile_of is not None and protocol not in ("knn", "linear"):
+        raise UsageError(f"--tile-of {settings.tile_of} is for the protocols knn and linear, not for {protocol}")
     return protocol
 
 
@@ -210,6 +215,9 @@ def fitted_encoder(
         return encoder
     if protocol not in BASELINES:
         encoder = with_patch(encoder, patch_metres_of(encoder, store, inputs, settings.patch_metres))
+        if settings.tile_of is not None and layer.is_map:
+            raise UsageError(f"--tile-of {settings.tile_of} is for labels of samples, not for the map {layer.name!r}")
+        encoder = with_tile_of(encoder, settings.tile_of)
     if settings.features == "patch":
         return with_dense(encoder, None)
     if protocol != "linear" or not layer.is_map:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,6 +16,10 @@ from eokit.data.sample import Batch, Series
 from eokit.errors import ArgumentError, UsageError
 
 ConfigT = TypeVar("ConfigT")
+
+TileOf = Literal["token", "patches", "modalities"]
+"""What the vector of a sample is, for families that have the choice: the token that the encoder learns for it, the mean
+of its patches, or that of the modalities' patches before they are combined; the means are of what was seen."""
 
 
 @dataclass(frozen=True)

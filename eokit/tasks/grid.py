@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.spec import LabelSpec
 from eokit.errors import UsageError
-from eokit.models.base import Encoder
+from eokit.models.base import Encoder, TileOf
 from eokit.models.registry import build_encoder
 
 if TYPE_CHECKING:
@@ -116,6 +116,18 @@ def with_dense(encoder: Encoder, modality: str | None) -> Encoder:
 def with_patch(encoder: Encoder, metres: int | None) -> Encoder:
     """The same encoder, built for patches of so many metres; None: as it is."""
     return encoder if metres is None else _configured(encoder, "patch_metres", metres)
+
+
+def with_tile_of(encoder: Encoder, of: TileOf | None) -> Encoder:
+    """The same encoder, built to give another vector of a sample; None: as it is."""
+    check_tile_of(encoder, of)
+    return encoder if of is None else _configured(encoder, "tile_of", of)
+
+
+def check_tile_of(encoder: Encoder, of: TileOf | None) -> None:
+    """Refuse to choose the vector of a sample where the family has only one (UsageError)."""
+    if of is not None and "tile_of" not in encoder.choices:
+        raise UsageError(f"--tile-of {of}: {encoder.family} has one vector of a sample; leave the option out")
 
 
 def _configured(encoder: Encoder, key: str, value: Any) -> Encoder:

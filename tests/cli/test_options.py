@@ -32,10 +32,11 @@ OPTIONS = {
     " --random-init --train-folds --val-folds"
     " --class-weights --dates --crop --batch-size --lr --limit --workers --device --seed --resume --dry-run",
     "evaluate": f"{SETTINGS} --data --protocol --label --features --folds --train-folds --val-folds --patch-metres"
+    " --tile-of"
     " --random-init"
     " --modalities --dates --max-tokens --limit --batch-size --workers --device --seed --out --plot",
-    "embed": f"{SETTINGS} --level --modality --patch-metres --format --dtype --folds --modalities --dates --limit"
-    " --batch-size --workers --device --resume --overwrite --dry-run",
+    "embed": f"{SETTINGS} --level --modality --patch-metres --tile-of --format --dtype --folds --modalities --dates"
+    " --limit --batch-size --workers --device --resume --overwrite --dry-run",
     "predict": f"{SETTINGS} --bands --scale --offset --nodata --folds --dates --limit --tile --overlap --batch-size"
     " --workers --device --resume --overwrite --dry-run",
     "bench attention": "--seq-len --positions --heads --head-dim --batch --dtype --device --axis --mask-rate --backward"

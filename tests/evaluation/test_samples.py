@@ -18,6 +18,7 @@ from eokit.models.bundle import load_bundle, save_bundle
 from eokit.tasks.classification import ClassificationModel
 from eokit.tasks.task import Task
 from eokit.training.finetune import FinetuneLoop, FinetuneSettings, finetune
+from tests.tasks.many_sensors import anysat_bundle
 from tests.training.labelled_stores import CLASSES, VOID, labelled_store, random_bundle
 
 LAYERS = ("kinds", "main")
@@ -50,6 +51,29 @@ def headed(bundle: Path, out: Path, **changes) -> Path:
     loaded = load_bundle(bundle)
     task = Task(**({"classes": CLASSES[:VOID], "head": "linear", "label": "kinds", "kind": "multilabel"} | changes))
     return save_bundle(out, ClassificationModel(loaded.encoder, task).to_bundle(loaded.preprocessing, {}))
+
+
+@pytest.fixture(scope="module")
+def ten_bands(tmp_path_factory) -> Store:
+    bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+    folds, path = (1, 2, 3, 4, 5) * 8, tmp_path_factory.mktemp("data") / "ten-bands.zarr"
+    return labelled_store(path, folds=folds, bands=bands, labels=("semantic", "kinds"))
+
+
+def test_a_probe_learns_from_the_vector_of_a_sample_that_is_asked_for(score, ten_bands, tmp_path):
+    given = {"bundle": anysat_bundle(tmp_path / "a", ten_bands), "data": ten_bands.path, "label": "kinds"}
+    for protocol, of, told in (("knn", None, "token"), ("knn", "patches", "patches"), ("linear", "token", "token")):
+        assert score(**given, protocol=protocol, tile_of=of).provenance["model"]["tile_of"] == told
+
+
+def test_a_vector_of_a_sample_is_refused_where_there_is_no_choice(score, ten_bands, tmp_path):
+    anysat = {"bundle": anysat_bundle(tmp_path / "a", ten_bands), "data": ten_bands.path, "tile_of": "patches"}
+    with pytest.raises(UsageError, match="--tile-of patches is for labels of samples, not for the map 'semantic'"):
+        score(**anysat, label="semantic", protocol="linear")
+    with pytest.raises(UsageError, match="--tile-of patches is for the protocols knn and linear, not for raw-linear"):
+        score(**anysat, label="kinds", protocol="raw-linear")
+    with pytest.raises(UsageError, match="--tile-of patches: cropsts has one vector of a sample"):
+        score(label="kinds", protocol="knn", tile_of="patches")
 
 
 @pytest.mark.parametrize("protocol", PROBES)

@@ -77,6 +77,25 @@ def test_a_float32_zarr_is_the_output_of_the_encoder_bit_for_bit(run, bundle, st
         assert np.array_equal(zarr.open_array(path / "features")[:], joined(given, name)), level
 
 
+@pytest.mark.parametrize("tile_of", ["token", "patches", "modalities"])
+def test_the_vector_of_a_sample_is_the_one_asked_for(run, bundle, store, tile_of):
+    _, path = run("tile.zarr", level="tile", tile_of=tile_of)
+    given = joined(features_of(bundle, store, tile_of=tile_of), "tile")
+    assert np.array_equal(zarr.open_array(path / "features")[:], given)
+    assert (tile_of == "token") == np.array_equal(given, joined(features_of(bundle, store), "tile"))
+
+
+def test_maps_have_no_vector_of_a_sample_to_choose(run):
+    with pytest.raises(UsageError, match="--tile-of patches: only --level tile is one vector a sample, this is patch"):
+        run("maps.zarr", level="patch", tile_of="patches")
+
+
+def test_a_family_with_one_vector_of_a_sample_has_no_choice(run, tmp_path):
+    plain = labelled_store(tmp_path / "plain.zarr")
+    with pytest.raises(UsageError, match="--tile-of patches: cropsts has one vector of a sample; leave the option out"):
+        run("x.zarr", bundle=random_bundle(tmp_path / "c", plain), store=plain.path, level="tile", tile_of="patches")
+
+
 def test_pixels_are_the_sub_patches_of_the_modality_asked_for(run, bundle, store):
     result, path = run("pixel.zarr", level="pixel", modality="spot", patch_metres=20)
     given = joined(features_of(bundle, store, patch_metres=20, dense="spot"), "dense")

@@ -33,6 +33,11 @@ class TestPublishedFormContract(EncoderContract):
     small = SMALL | {"bias_heads": "first", "aerial_order": "nested", "dense": None}
 
 
+class TestMeanOfModalitiesContract(EncoderContract):
+    family = "anysat"
+    small = SMALL | {"tile_of": "modalities"}
+
+
 def image(name: str, side: int, size: int = 2, seed: int = 5) -> Series:
     """One noise image of a sensor."""
     bands = EVERY_SENSOR[name]
@@ -132,6 +137,32 @@ def test_official_parity_sees_padded_dates_and_the_default_does_not():
     theirs.load_state_dict(ours.state_dict())
     assert_same(ours(padded), ours(batch))
     assert (theirs(padded).tile - theirs(batch).tile).abs().max() > 0.01
+
+
+def test_the_vector_of_a_sample_is_the_mean_of_what_was_seen():
+    torch.manual_seed(0)
+    encoder = build_encoder("anysat", None, SMALL).eval()
+    batch = random_batch(SMALL["modalities"], side=8)
+    for one in batch.series.values():
+        one.valid[...] = True
+        one.valid[0, :, :4, 4:] = False  # the upper right of the four patches of the first sample
+    batch.series["s2"].valid[1, :, :4, :4] = False  # one modality's upper left in the second
+    features, tokens = encoder(batch), encoder.tokens(encoder.observe(batch), 40).patch
+    hidden = {"s2": {(0, 1), (1, 0)}, "s1-asc": {(0, 1)}}
+    for row in range(3):
+        patches = [features.patch[row, :, n // 2, n % 2] for n in range(4) if (row, n) != (0, 1)]
+        parts = [tokens[name][row, n] for name in tokens for n in range(4) if (row, n) not in hidden[name]]
+        means = {"patches": sum(patches) / len(patches), "modalities": sum(parts) / len(parts)}
+        for tile_of, expected in ({"token": features.tile[row]} | means).items():
+            torch.testing.assert_close(encoder(batch, tile_of=tile_of).tile[row], expected, atol=2e-5, rtol=0)
+    built = build_encoder("anysat", None, encoder.config_dict() | {"tile_of": "patches"}).eval()
+    built.load_state_dict(encoder.state_dict())
+    assert torch.equal(built(batch).tile, encoder(batch, tile_of="patches").tile)
+
+
+def test_a_vector_of_a_sample_of_something_else_is_refused():
+    with pytest.raises(UsageError, match="tile_of = 'median'; it is one of token, patches, modalities"):
+        build_encoder("anysat", None, SMALL | {"tile_of": "median"})
 
 
 def test_attending_over_heads_keeps_tokens_apart():

@@ -20,8 +20,9 @@ from eokit.data.dataset import DatePolicy, SampleDataset
 from eokit.data.preprocessing import Preprocessing
 from eokit.data.sample import Batch
 from eokit.errors import UsageError
-from eokit.models.base import Encoder, Features
+from eokit.models.base import Encoder, Features, TileOf
 from eokit.nn.patches import SEEN_SHARE
+from eokit.tasks.grid import check_tile_of
 from eokit.tasks.inputs import Reading, batches
 
 Level = Literal["tile", "patch", "pixel"]
@@ -77,12 +78,22 @@ class FeatureReader:
 
 
 def choices_of(
-    encoder: Encoder, level: Level, modalities: tuple[str, ...], modality: str | None, patch_metres: int | None
+    encoder: Encoder,
+    level: Level,
+    modalities: tuple[str, ...],
+    modality: str | None,
+    patch_metres: int | None,
+    tile_of: TileOf | None = None,
 ) -> tuple[dict[str, Any], str | None]:
     """The keyword arguments of the encoder, and the modality whose pixels are told; UsageError for what it has not."""
-    family, choices = encoder.family, {}
+    family, choices = encoder.family, dict[str, Any]()
     if patch_metres is not None:
         choices["patch_metres"] = patch_metres
+    if tile_of is not None:
+        if level != "tile":
+            raise UsageError(f"--tile-of {tile_of}: only --level tile is one vector a sample, this is {level}")
+        check_tile_of(encoder, tile_of)
+        choices["tile_of"] = tile_of
     if level != "pixel":
         if modality is not None:
             raise UsageError(f"--modality {modality}: only --level pixel is of one modality, this is {level}")

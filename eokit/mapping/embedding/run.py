@@ -36,6 +36,7 @@ from eokit.mapping.inference import bundle_digest
 from eokit.mapping.ledger import Ledger, partial_folder
 from eokit.mapping.patches import store_digest
 from eokit.memory import peak_bytes
+from eokit.models.base import TileOf
 from eokit.models.bundle import Bundle, OpenPreprocessing, find_bundle, load_bundle, newest_bundle
 from eokit.nn.device import pick_device
 from eokit.tasks.grid import patch_metres_of
@@ -63,6 +64,7 @@ class EmbedSettings(Settings):
     level: Level | None = Field(default=None, description="null: tile for GeoParquet, else patch")
     modality: str | None = Field(default=None, description="level pixel: whose sub-patches; null: the first")
     patch_metres: int | None = Field(default=None, gt=0, description="edge of a patch; null: as the bundle keeps")
+    tile_of: TileOf | None = Field(default=None, description="level tile: of what; null: as the bundle keeps")
     format: Format | None = Field(default=None, description="null: by the name of out")
     dtype: Dtype = "float32"
     folds: tuple[int, ...] | None = None
@@ -194,7 +196,8 @@ def lay_out(settings: EmbedSettings) -> EmbedPlan:
         _check_places(store, numbers)
     patch_metres_of(bundle.encoder, store, preprocessing, settings.patch_metres)
     chosen = tuple(preprocessing.inputs)
-    choices, modality = choices_of(bundle.encoder, level, chosen, settings.modality, settings.patch_metres)
+    asked = settings.modality, settings.patch_metres, settings.tile_of
+    choices, modality = choices_of(bundle.encoder, level, chosen, *asked)
     device = pick_device(settings.device)
     reading = Reading(settings.batch_size, settings.workers, device, settings.quiet)
     reader = FeatureReader(store.path, bundle.encoder, preprocessing, level, reading, modality, choices, settings.dates)

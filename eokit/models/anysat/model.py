@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from eokit.models.anysat.blocks import (
 from eokit.models.anysat.encoders import Combiner, Projected, SpatialEncoder, Tokens
 from eokit.models.anysat.projectors import ImageProjector, SeriesProjector
 from eokit.models.anysat.sensors import CELL, SENSORS, AnySatSensor, sensor_of
-from eokit.models.base import Encoder, Expected, Features, check_bands
+from eokit.models.base import Encoder, Expected, Features, TileOf, check_bands
 from eokit.nn.patches import SEEN_SHARE
 from eokit.nn.positions import day_of_year
 
@@ -40,7 +40,7 @@ class AnySatConfig:
 
     modalities: bands of each modality it can take; name and bands tell the sensor (`sensors.sensor_of`).
     patch_metres: edge of a patch, a multiple of 10, which `forward` can change. dense: the modality whose sub-patches
-    `Features.dense` holds, None for none.
+    `Features.dense` holds, None for none. tile_of: what `Features.tile` is.
     bias_heads, aerial_order: "each" and "raster", or as the published weights know it: the first head's bias for all,
     and aerial sub-patches in the order of their 10 m cells. combiner: "heads" attends over the heads of a token, as the
     published code does on a GPU. season: dates are counted from this day, such as "2018-09-01"; None: from 1 January.
@@ -52,6 +52,7 @@ class AnySatConfig:
     depth: int = 6
     patch_metres: int = 40
     dense: str | None = None
+    tile_of: TileOf = "token"
     bias_heads: BiasHeads = "each"
     aerial_order: Literal["raster", "nested"] = "raster"
     combiner: Over = "tokens"
@@ -64,6 +65,7 @@ class AnySatConfig:
         if self.width % HEAD_WIDTH:
             raise UsageError(f"anysat: width {self.width} must be a multiple of {HEAD_WIDTH}, the width of a head")
         allowed = {
+            "tile_of": get_args(TileOf),
             "bias_heads": ("each", "first"),
             "aerial_order": ("raster", "nested"),
             "combiner": ("tokens", "heads"),
@@ -97,7 +99,7 @@ class AnySat(Encoder):
     """Projectors by sensor, a spatial encoder for all, a combiner."""
 
     family: ClassVar[str] = "anysat"
-    choices: ClassVar[tuple[str, ...]] = ("patch_metres", "dense")
+    choices: ClassVar[tuple[str, ...]] = ("patch_metres", "dense", "tile_of")
 
     def __init__(self, config: AnySatConfig) -> None:
         super().__init__()
@@ -130,15 +132,24 @@ class AnySat(Encoder):
         sensor = sensor_of(modality, bands)
         return None if sensor.whole_tile else max(sensor.patch, 1)
 
-    def forward(self, batch: Batch, patch_metres: int | None = None, dense: str | None = None) -> Features:
-        """Encode a batch; patch_metres and dense replace those of the configuration.
+    def forward(
+        self, batch: Batch, patch_metres: int | None = None, dense: str | None = None, tile_of: TileOf | None = None
+    ) -> Features:
+        """Encode a batch; patch_metres, dense and tile_of replace those of the configuration.
 
         `Features.dense` (B, 2 D, H, W) has a vector a sub-patch: its patch's features, then its own.
         """
-        return self.encode(self.observe(batch), patch_metres or self.config.patch_metres, dense or self.config.dense)
+        metres = patch_metres or self.config.patch_metres
+        return self.encode(self.observe(batch), metres, dense or self.config.dense, tile_of)
 
-    def encode(self, observed: Mapping[str, Observed], patch_metres: int, dense: str | None = None) -> Features:
-        """Encode what the sensors saw; `dense`: the modality whose sub-patches are told."""
+    def encode(
+        self,
+        observed: Mapping[str, Observed],
+        patch_metres: int,
+        dense: str | None = None,
+        tile_of: TileOf | None = None,
+    ) -> Features:
+        """Encode what the sensors saw. dense: whose sub-patches are told. tile_of: None as in the configuration."""
         tokens = self.tokens(observed, patch_metres, keep=(dense,) if dense else ())
         x = self.combiner(tokens, patch_metres / CELL)
         h, w = tokens.grid
@@ -148,7 +159,7 @@ class AnySat(Encoder):
             by_patch = [one for one in tokens.seen.values() if one.shape[1] == h * w]  # not MODIS: one for the tile
             seen = torch.stack(by_patch).any(0).unflatten(1, (h, w))
         maps = None if dense is None else self.dense(patch, tokens.sub[dense], observed[dense].sensor)
-        return Features(x[:, 0], patch, seen, maps)
+        return Features(_tile(tile_of or self.config.tile_of, x, seen, tokens), patch, seen, maps)
 
     def sensor(self, modality: str, bands: int) -> AnySatSensor | None:
         """The sensor as which a modality of so many bands is read; None where there is no projector for one."""
@@ -188,12 +199,13 @@ class AnySat(Encoder):
 
     def _observed(self, sensor: AnySatSensor, series: Series) -> Observed:
         dates = calendar(series.days, self.config.season)
-        valid: Tensor | None = series.valid
+        valid = series.valid
         if self.config.parity == "official":
             padding = (series.days == 0) & ~series.valid.flatten(2).any(-1)
             dates = dates.masked_fill(padding, 0)
             valid = series.valid | padding[..., None, None]
-        return Observed(sensor, series.values, dates, None if valid is None or valid.all() else valid)
+        everything = valid.numel() > 0 and bool(valid.all())  # a series of no dates shows nothing
+        return Observed(sensor, series.values, dates, None if everything else valid)
 
     def tokens(self, observed: Mapping[str, Observed], patch_metres: int, keep: tuple[str, ...] = ()) -> Tokens:
         """The tokens of patches of every modality, and the sub-patches of those in `keep`."""
@@ -248,10 +260,13 @@ class AnySat(Encoder):
         return x, None if mask is None else mask.any(-1).unflatten(1, (-1, side**2))
 
     def _image(self, observed: Observed, grid: tuple[int, int], side: int) -> tuple[Tensor, Tensor | None]:
-        """Cells of pixels are the sub-patches: (B, P, S, D) and which were seen in at least half, (B, P, S)."""
+        """Cells of pixels are the sub-patches: (B, P, S, D) and which were seen in at least half, (B, P, S).
+
+        The published code has no masks of images: their zeros are attended to.
+        """
         sensor, values, valid = observed.sensor, observed.values[:, 0], observed.valid
         if valid is not None:
-            values = values.masked_fill(~valid, 0.0)
+            values, valid = values.masked_fill(~valid, 0.0), None if self.config.parity == "official" else valid
         cells = by_patch(self.projectors[sensor.name](values), grid, side)
         seen = None
         if valid is not None:
@@ -278,6 +293,16 @@ class AnySat(Encoder):
         sub = sub.unflatten(2, (side, side)).unflatten(1, (h, w)).transpose(2, 3)  # (B, h, s, w, s, D)
         patch = patch.permute(0, 2, 3, 1)[:, :, None, :, None].expand(sub.shape)
         return torch.cat([patch, sub], -1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _tile(of: TileOf, x: Tensor, seen: Tensor, tokens: Tokens) -> Tensor:
+    """The vector of a sample (B, D). x: (B, 1 + P, D) of the combiner, seen: (B, h, w), tokens: what it combined."""
+    if of == "token":
+        return x[:, 0]
+    rows, mask = (x[:, 1:], seen.flatten(1)) if of == "patches" else tokens.in_one()
+    if mask is None:
+        return rows.mean(1)
+    return rows.where(mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def calendar(days: Tensor, season: str | None) -> Tensor:

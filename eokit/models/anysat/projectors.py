@@ -85,7 +85,8 @@ class SeriesProjector(nn.Module):
         if torch.is_autocast_enabled(values.device.type):
             values = values.to(torch.get_autocast_dtype(values.device.type))
         positions = date_code(dates, self.keys.in_features // HEADS, self.period)  # (B, T, D / heads)
-        step = values.shape[1] if torch.is_grad_enabled() else max(1, ROWS // (values.shape[0] * values.shape[2]))
+        rows_of_pixel = max(1, values.shape[0] * values.shape[2])  # there may be no dates
+        step = values.shape[1] if torch.is_grad_enabled() else max(1, ROWS // rows_of_pixel)
         pooled = [
             self._pool(values[:, start : start + step], positions, _part(key_mask, start, step))
             for start in range(0, values.shape[1], step)
