@@ -1,18 +1,20 @@
 """The losses tile by tile: logits are made, used and forgotten, in the forward and once more in the backward.
 
-The products are the library's; what is done to a tile is in `tiles.py`.
+The products are the library's; what is done to a tile is in `tiles.py`, or in `triton.py` where that was asked for.
 Tiles come in one order, so that results do not depend on anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eokit.ops import library
 from eokit.ops.losses import tiles
 from eokit.ops.losses.tiles import INFINITY, Pairs
 from eokit.ops.wiring import refuse_second_derivative
@@ -24,6 +26,12 @@ CPU: 2 MiB of float32, which stay in its second-level cache; of 128 to 1024 rows
 faster. CUDA: not measured. By arithmetic: 16 MiB, so that both tiles of DINO stay in the second-level cache of an A100
 (40 MB), and 2048 rows, so that every multiprocessor has several to go through.
 """
+
+
+def passes(x: Tensor) -> Any:
+    """The module with the passes over tiles like x."""
+    triton = library.wants_triton() and library.takes_triton(x)
+    return import_module("eokit.ops.losses.triton") if triton else tiles
 
 
 def spans(rows: int, columns: int, x: Tensor) -> tuple[list[slice], list[slice]]:
@@ -55,7 +63,7 @@ def nce_forward(
     Candidates are all columns, or those with another block; inside: the sum over positives is inside the logarithm.
     With neither positives nor groups the column of the same number is the positive.
     """
-    scaled = a / temperature
+    run, scaled = passes(a), a / temperature
     state = a.new_zeros(4, len(a))  # as `tiles.nce_add` says
     state[0] = -INFINITY
     if inside:
@@ -64,7 +72,7 @@ def nce_forward(
         state[2], state[3] = (scaled * b).sum(1), 1.0
     pairs = Pairs(positives, group_a, group_b, block_a, block_b)
     for rows, columns, here in tiles_of(pairs, a, b):
-        tiles.nce_add(scaled[rows] @ b[columns].T, here, state[:, rows], inside)
+        run.nce_add(scaled[rows] @ b[columns].T, here, state[:, rows], inside)
     sums = tiles.log_sum(state[:2])
     others = tiles.log_sum(state[2:]) if inside else state[3].clone()
     wanted = others if inside else state[2] / others.clamp(min=1)
@@ -91,13 +99,13 @@ def nce_backward(
     weight = torch.where(used, grad / temperature, 0.0)[:, None]
     # slopes of rows without positives are then exp(-inf) = 0
     sums, others = torch.where(used, sums, INFINITY), torch.where(used, others, INFINITY)
-    scaled, weighted = a / temperature, a * weight
+    run, scaled, weighted = passes(a), a / temperature, a * weight
     diagonal = positives is None and group_a is None
     grad_a = -b if diagonal else torch.zeros_like(a)
     grad_b = -weighted if diagonal else torch.zeros_like(b)
     pairs = Pairs(positives, group_a, group_b, block_a, block_b)
     for rows, columns, here in tiles_of(pairs, a, b):
-        slopes = tiles.nce_slopes(scaled[rows] @ b[columns].T, here, sums[rows], others[rows], inside)
+        slopes = run.nce_slopes(scaled[rows] @ b[columns].T, here, sums[rows], others[rows], inside)
         grad_a[rows].addmm_(slopes, b[columns])
         grad_b[columns].addmm_(slopes.T, weighted[rows])
     return grad_a.mul_(weight), grad_b
@@ -106,23 +114,26 @@ def nce_backward(
 def tiles_of(pairs: Pairs, a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Pairs]]:
     """The rows of a (N, D) and of b (M, D) of every tile, and what they are to each other.
 
-    torch compares ids in passes of its own, which are left out where no two can be equal.
+    torch compares ids in passes of its own, which are left out where no two can be equal. Triton does so in passing,
+    and to ask for them would be to wait for the GPU.
     """
     positives, *ids = pairs
     rows, columns = spans(len(a), len(b), a)
-    everywhere = [[True] * len(columns)] * len(rows)
-    asked = rows and columns
-    groups, blocks = (
-        meetings(*two, rows, columns) if asked and two[0] is not None else everywhere for two in (ids[:2], ids[2:])
-    )
+    asked = passes(a) is tiles
+    groups = meetings(pairs.group_rows, pairs.group_columns, rows, columns, asked)
+    blocks = meetings(pairs.block_rows, pairs.block_columns, rows, columns, asked)
     for (r, own), (c, other) in product(enumerate(rows), enumerate(columns)):
         known = (ids[:2] if groups[r][c] else [None] * 2) + (ids[2:] if blocks[r][c] else [None] * 2)
         cut = [None if one is None else one[side] for one, side in zip(known, (own, other) * 2, strict=True)]
         yield own, other, Pairs(None if positives is None else positives[own, other], *cut)
 
 
-def meetings(of_rows: Tensor, of_columns: Tensor, rows: list[slice], columns: list[slice]) -> list[list[bool]]:
-    """[tile of rows][tile of columns]: False where no id of the one can be one of the other, by their ranges."""
+def meetings(
+    of_rows: Tensor | None, of_columns: Tensor | None, rows: list[slice], columns: list[slice], asked: bool
+) -> list[list[bool]]:
+    """[tile of rows][tile of columns]: asked, False where no id of the one can be one of the other, by their ranges."""
+    if not asked or of_rows is None or of_columns is None or not (rows and columns):
+        return [[True] * len(columns)] * len(rows)
     (low, high), (first, last) = extents(of_rows, rows), extents(of_columns, columns)
     return ((low[:, None] <= last) & (first <= high[:, None])).tolist()
 
@@ -147,13 +158,13 @@ def dino_forward(
     teacher_temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every row (N,), and the log sums of the student's and of the teacher's logits."""
-    scaled = student / temperature
+    run, scaled = passes(student), student / temperature
     teacher, center = teacher / teacher_temperature, center / teacher_temperature
     state = student.new_zeros(5, len(student))  # as `tiles.dino_add` says
     state[0] = state[2] = -INFINITY
     for rows, columns in product(*spans(len(student), len(prototypes), student)):
         scores, targets = scaled[rows] @ prototypes[columns].T, teacher[rows] @ teacher_prototypes[columns].T
-        tiles.dino_add(scores, targets, center[columns], state[:, rows])
+        run.dino_add(scores, targets, center[columns], state[:, rows])
     sums, teacher_sums = tiles.log_sum(state[:2]), tiles.log_sum(state[2:4])
     return sums - state[4] / state[3], sums, teacher_sums
 
@@ -174,11 +185,11 @@ def dino_backward(
     """The gradients of student (N, D) and prototypes (K, D), from the gradient of every row's loss."""
     grad_student, grad_prototypes = torch.zeros_like(student), torch.zeros_like(prototypes)
     weight = (grad / temperature)[:, None]
-    scaled, weighted = student / temperature, student * weight
+    run, scaled, weighted = passes(student), student / temperature, student * weight
     teacher, center = teacher / teacher_temperature, center / teacher_temperature
     for rows, columns in product(*spans(len(student), len(prototypes), student)):
         scores, targets = scaled[rows] @ prototypes[columns].T, teacher[rows] @ teacher_prototypes[columns].T
-        slopes = tiles.dino_slopes(scores, targets, center[columns], sums[rows], teacher_sums[rows])
+        slopes = run.dino_slopes(scores, targets, center[columns], sums[rows], teacher_sums[rows])
         grad_student[rows].addmm_(slopes, prototypes[columns])
         grad_prototypes[columns].addmm_(slopes.T, weighted[rows])
     return grad_student.mul_(weight), grad_prototypes

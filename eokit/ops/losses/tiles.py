@@ -1,4 +1,4 @@
-"""What the losses do to one tile of logits, in torch.
+"""What the losses do to one tile of logits, in torch; `triton.py` does the same in one pass over it.
 
 `streamed.py` makes the tiles and hands them over. In the forward a tile is added to what is known of its rows and then
 forgotten; in the backward it becomes its slopes, in place: the derivative of every row's loss by its logits.
@@ -27,10 +27,10 @@ class Pairs(NamedTuple):
     block_columns: Tensor | None = None
 
     def positive(self) -> Tensor | None:
-        """Bool (rows, columns); positives are those of them that are candidates."""
-        if self.positives is not None:
-            return self.positives
-        return _equal(self.group_rows, self.group_columns)
+        """The candidates that are positives, bool (rows, columns); None: there are none."""
+        positive = self.positives if self.positives is not None else _equal(self.group_rows, self.group_columns)
+        same = _equal(self.block_rows, self.block_columns)
+        return positive if positive is None or same is None else positive & ~same
 
     def mask(self, scores: Tensor) -> Tensor:
         """Scores (rows, columns), in place -inf for those that are no candidates."""
