@@ -27,7 +27,7 @@ def in_tiles(size: tuple[int, int] | None = None) -> Iterator[None]:
 def make_loss(loss: str, rows: int, columns: int, dim: int = 12) -> Case:
     """What has gradients, in float64, and the loss of it; mil_nce and info_nce without positives have rows alone.
 
-    Of five groups and blocks each row has one; a tenth of the pairs are positives, those of the first row are none.
+    Groups of about five rows, not in order, and three blocks; or a tenth of the pairs positives, none of the first row.
     """
     if loss in ("info_nce", "mil_nce", "mil_nce, blocks"):
         columns = rows
