@@ -46,6 +46,10 @@ SCHEMAS = {
     "norm_relu_": "(Tensor(a!) z, Tensor weight, Tensor bias, int groups, float epsilon) -> ()",
     "norm_relu_backward": "(Tensor grad_out, Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> "
     "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)",
+    "nce_add_": "(Tensor scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, Tensor? block_columns, "
+    "Tensor(a!) highest, Tensor(b!) total, Tensor(c!) near_highest, Tensor(d!) near_total) -> ()",
+    "nce_slopes_": "(Tensor(a!) scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, "
+    "Tensor? block_columns, Tensor sums, Tensor others) -> ()",
 }
 
 CUDA_OPS = ("attention_forward", "attention_backward", "invert_index", "map_rows", "sum_unmapped")
@@ -129,8 +133,8 @@ OPS = {
     "scatter_tokens": ("kernels", "reference"),
     "temporal_pool": ("kernels", "reference"),
     "row_mlp": ("kernels", "reference"),
-    "info_nce": ("triton", "streamed"),
-    "mil_nce": ("triton", "streamed"),
+    "info_nce": ("kernels", "streamed"),
+    "mil_nce": ("kernels", "streamed"),
     "dino_cross_entropy": ("triton", "streamed"),
 }
 """Which kernels of ours every op has, all or those in Triton; and where it runs where they do not take the tensors."""

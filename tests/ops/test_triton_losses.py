@@ -11,14 +11,24 @@ import torch
 from eokit.ops import info_nce, library, placement, use_backend
 from eokit.ops.losses import streamed, tiles
 from eokit.ops.losses.tiles import INFINITY, Pairs
-from tests.ops.loss_cases import LOSSES, in_tiles, make_loss, run_loss
+from tests.ops.loss_cases import (
+    KINDS,
+    LOSSES,
+    SIZES,
+    assert_law,
+    halves,
+    in_tiles,
+    make_loss,
+    make_pairs,
+    passes_of,
+    run_loss,
+    slopes,
+    sums,
+)
 from tests.ops.row_cases import assert_as_exact_as
 
 installed = pytest.mark.skipif(not library.TRITON, reason="triton is not installed: pip install 'eokit[triton]'")
 interpreted = pytest.mark.skipif(not library.INTERPRETED, reason="runs in the process with TRITON_INTERPRET=1")
-KINDS = ("nothing", "matrix", "turned matrix", "groups", "sorted groups", "blocks", "groups and blocks")
-HUGE = 1e4
-SIZES = [(1, 1, 1.0), (17, 143, 1.0), (17, 143, HUGE), (143, 17, 1.0), (257, 257, 1.0), (5, 2049, HUGE)]
 every_size = pytest.mark.parametrize(("rows", "columns", "scale"), SIZES)
 WAYS = ((tiles, torch.float64), (tiles, torch.float32), ("triton", torch.float32))
 """What is true, what is plain torch, and what is tested."""
@@ -35,97 +45,19 @@ def test_the_interpreter_agrees_with_torch():
     assert " passed" in done.stdout
 
 
-def passes_of(module):
-    """The module itself, or that of the kernels, which is not to be imported where Triton is not."""
-    if module == "triton":
-        from eokit.ops.losses import triton
-
-        return triton
-    return module
-
-
-def make_pairs(kind, rows, columns):
-    """Each row has positives with some columns and is no candidate with others; the first row has neither."""
-    pairs = {}
-    if "matrix" in kind:
-        matrix = torch.rand(rows, columns) < 0.3
-        matrix[0] = False
-        pairs["positives"] = matrix.T.contiguous().T if "turned" in kind else matrix
-    if "groups" in kind:
-        ids = [torch.randint(7, (n,)) for n in (rows, columns)]
-        pairs["group_rows"], pairs["group_columns"] = (x.sort()[0] if "sorted" in kind else x for x in ids)
-        pairs["group_rows"][0] = -1
-    if "blocks" in kind:
-        pairs["block_rows"], pairs["block_columns"] = (torch.randint(3, (n,)) for n in (rows, columns))
-        pairs["block_columns"][columns // 2 :] = 2
-        pairs["block_rows"][-1] = 2  # no candidate in the second half
-    return Pairs(**pairs)
-
-
-def cut(pairs, columns):
-    return Pairs(
-        None if pairs.positives is None else pairs.positives[:, columns],
-        *(one if one is None or number % 2 == 0 else one[columns] for number, one in enumerate(pairs[1:])),
-    )
-
-
-def halves(columns):
-    return [one for one in (slice(0, columns // 3), slice(columns // 3, columns)) if one.start < one.stop]
-
-
-def added(module, scores, pairs, inside):
-    """The state (4, rows) after two tiles of different widths."""
-    state = scores.new_zeros(4, len(scores))
-    state[: 3 if inside else 1 : 2] = -INFINITY
-    for columns in halves(scores.shape[1]):
-        passes_of(module).nce_add(scores[:, columns].clone(), cut(pairs, columns), state, inside)
-    return state
-
-
-def results(state, inside):
-    """What the losses take of a state: log sums, or the sum and the number of positives."""
-    rest = [tiles.log_sum(state[2:])] if inside else list(state[2:])
-    return [tiles.log_sum(state[:2]), *rest]
-
-
-def assert_law(ours, theirs, exact):
-    """As `assert_as_exact_as`, and infinite where float64 is."""
-    for a, truth in zip(ours, exact, strict=True):
-        assert torch.equal(a.isneginf(), truth.isneginf())
-    assert_as_exact_as(*([x.masked_fill(x.isneginf(), 0) for x in one] for one in (ours, theirs, exact)))
-
-
 @interpreted
 @every_size
 @pytest.mark.parametrize(("kind", "inside"), list(product(KINDS, (False, True))))
-def test_the_sums_of_candidates_and_positives_are_as_exact_as_torch(kind, inside, scale, rows, columns, poisoned):
+def test_sums_and_slopes_are_as_exact_as_torch_and_0_without_positives(kind, inside, scale, rows, columns, poisoned):
     torch.manual_seed(rows)
     scores, pairs = torch.randn(rows, columns) * scale, make_pairs(kind, rows, columns)
-    exact, theirs, ours = (results(added(module, scores.to(dtype), pairs, inside), inside) for module, dtype in WAYS)
+    exact, theirs, ours = (sums(module, scores.to(dtype), pairs, inside) for module, dtype in WAYS)
     assert_law(ours, theirs, exact)
-
-
-@interpreted
-@every_size
-@pytest.mark.parametrize(("kind", "inside"), list(product(KINDS, (False, True))))
-def test_the_slopes_are_as_exact_as_torch_and_0_without_positives(kind, inside, scale, rows, columns, poisoned):
-    torch.manual_seed(rows)
-    scores, pairs = torch.randn(rows, columns) * scale, make_pairs(kind, rows, columns)
-    state = added(tiles, scores.double(), pairs, inside)
-    sums, others = tiles.log_sum(state[:2]), results(state, inside)[-1]
-    used = others > (-INFINITY if inside else 0)
-    sums, others = (torch.where(used, x, INFINITY) for x in (sums, others))
-
-    def slopes(module, dtype):
-        tile, given = scores.to(dtype), (sums.to(dtype), others.to(dtype))
-        found = [
-            passes_of(module).nce_slopes(tile[:, c].clone(), cut(pairs, c), *given, inside) for c in halves(columns)
-        ]
-        return [torch.cat(found, 1)]
-
-    exact, theirs, ours = (slopes(*way) for way in WAYS)
-    assert_law(ours, theirs, exact)
-    assert (ours[0][~used] == 0).all()
+    used = exact[-1] > (-INFINITY if inside else 0)
+    known = [torch.where(used, x, INFINITY) for x in (exact[0], exact[-1])]
+    every, theirs, ours = (slopes(module, scores.to(dtype), pairs, known, inside) for module, dtype in WAYS)
+    assert_law([ours], [theirs], [every])
+    assert (ours[~used] == 0).all()
 
 
 @interpreted
@@ -239,5 +171,3 @@ def test_on_a_gpu_the_losses_are_placed_in_triton_on_request():
             continue
         with use_backend(backend):
             assert {placement("cuda")[name] for name in names} == {where}
-    with use_backend(None):
-        assert {placement("cpu")[name] for name in names} == {"streamed"}

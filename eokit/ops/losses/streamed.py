@@ -1,7 +1,7 @@
 """The losses tile by tile: logits are made, used and forgotten, in the forward and once more in the backward.
 
-The products are the library's; what is done to a tile is in `tiles.py`, or in `triton.py` where that was asked for.
-Tiles come in one order, so that results do not depend on anything else.
+The products are the library's; what is done to a tile is in `tiles.py`, and for kernels of ours in `compiled.py`, on a
+CPU, and `triton.py`. Tiles come in one order, so that results do not depend on anything else.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ faster. CUDA: not measured. By arithmetic: 16 MiB, so that both tiles of DINO st
 
 
 def passes(x: Tensor) -> Any:
-    """The module with the passes over tiles like x."""
-    triton = library.wants_triton() and library.takes_triton(x)
-    return import_module("eokit.ops.losses.triton") if triton else tiles
+    """The module with the passes over tiles like x: kernels of ours where they take them, else torch."""
+    if not library.runs_kernels(x):
+        return tiles
+    return import_module("eokit.ops.losses." + ("compiled" if library.takes_compiled(x) else "triton"))
 
 
 def spans(rows: int, columns: int, x: Tensor) -> tuple[list[slice], list[slice]]:
@@ -114,12 +115,11 @@ def nce_backward(
 def tiles_of(pairs: Pairs, a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Pairs]]:
     """The rows of a (N, D) and of b (M, D) of every tile, and what they are to each other.
 
-    torch compares ids in passes of its own, which are left out where no two can be equal. Triton does so in passing,
-    and to ask for them would be to wait for the GPU.
+    Ids are left out where no two of them can be equal, but for Triton: to ask for them would be to wait for the GPU.
     """
     positives, *ids = pairs
     rows, columns = spans(len(a), len(b), a)
-    asked = passes(a) is tiles
+    asked = not library.wants_triton()
     groups = meetings(pairs.group_rows, pairs.group_columns, rows, columns, asked)
     blocks = meetings(pairs.block_rows, pairs.block_columns, rows, columns, asked)
     for (r, own), (c, other) in product(enumerate(rows), enumerate(columns)):

@@ -1,4 +1,4 @@
-"""What the losses do to one tile of logits, in torch; `triton.py` does the same in one pass over it.
+"""What the losses do to one tile of logits, in torch; `compiled.py` and `triton.py` do the same in one pass.
 
 `streamed.py` makes the tiles and hands them over. In the forward a tile is added to what is known of its rows and then
 forgotten; in the backward it becomes its slopes, in place: the derivative of every row's loss by its logits.
