@@ -108,6 +108,15 @@ def test_a_state_so_far_fades_as_higher_logits_come(add):
 
 
 @interpreted
+@pytest.mark.parametrize("where", [0, 7, 18])
+def test_a_logit_that_is_not_a_number_is_not_lost(where):
+    scores = torch.randn(2, 19)
+    scores[1, where] = float("nan")
+    assert sums("triton", scores, Pairs(), True)[0].isnan().tolist() == [False, True]
+    assert torch.equal(slopes("triton", scores, Pairs(), [torch.zeros(2)] * 2, True).isnan(), scores.isnan())
+
+
+@interpreted
 @pytest.mark.parametrize("rows", [2, 17, 143, 257])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_and_gradients_are_as_exact_as_the_reference(loss, rows, poisoned):
