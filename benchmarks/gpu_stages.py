@@ -134,15 +134,17 @@ def attend_flex(run: Run) -> list[str]:
 
 
 def rows(run: Run) -> list[str]:
-    """Tokens, pooling, the row MLP and the losses, each on the kernels it has: NAME-BACKEND.json."""
-    wrong = []
-    for (name, settings), backend in product(row_settings(run).items(), run.kernels):
-        if backend == "cuda" and name != "tokens":
-            continue  # csrc/cuda has no kernels for it
+    """Tokens, pooling, the row MLP and the losses, each on the kernels it has: NAME-BACKEND.json.
+
+    The losses in torch as well, tile by tile: what their kernels replace. csrc/cuda has kernels for tokens alone.
+    """
+    wrong, given = [], row_settings(run)
+    ways = [way for way in product(given, run.kernels) if way[1] != "cuda" or way[0] == "tokens"]
+    for name, backend in [*ways, ("losses", "sdpa")]:
         file = f"{name}-{backend}"
         with use_backend(backend):
             try:
-                cases = registry.load(name).cases(settings)
+                cases = registry.load(name).cases(given[name])
                 wrong += [f"{file} {line}" for line in run.measure(name, cases, {"backend": backend}, file)]
             except Exception as error:  # a kernel that fails must not cost the other ops
                 wrong.append(f"{file}: {type(error).__name__}: {error}")

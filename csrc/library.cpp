@@ -32,6 +32,15 @@ STABLE_TORCH_LIBRARY(eokit, m) {
   m.def(
       "norm_relu_backward(Tensor grad_out, Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> "
       "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)");
+  // A tile of logits, scores: float32 (rows, columns). Ids: int64 (rows) or (columns); equal blocks: no candidates, equal
+  // groups: positives. highest, total: float32 (rows), to which the candidates are added; near_: the positives.
+  m.def(
+      "nce_add_(Tensor scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, Tensor? block_columns, "
+      "Tensor(a!) highest, Tensor(b!) total, Tensor(c!) near_highest, Tensor(d!) near_total) -> ()");
+  // The same tile as slopes: exp(score - sums), less exp(score - others) of positives. sums, others: float32 (rows).
+  m.def(
+      "nce_slopes_(Tensor(a!) scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, "
+      "Tensor? block_columns, Tensor sums, Tensor others) -> ()");
   // For tests and diagnosis: which CPU kernels run from now on, in every thread.
   m.def("select_instruction_set(str name) -> str");
 }

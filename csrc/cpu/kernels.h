@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "instruction_set.h"
+#include "logits.h"
 #include "norm.h"
 #include "pool.h"
 #include "tokens.h"
@@ -14,6 +15,7 @@ struct Kernels {
   TokenKernels tokens;
   PoolKernels pool;
   NormKernels norm;
+  LogitsKernels logits;
 };
 
 #ifdef EOKIT_X86

@@ -15,13 +15,15 @@
 #endif
 
 #include "attention_kernel.h"
+#include "logits_kernel.h"
 #include "norm_kernel.h"
 #include "pool_kernel.h"
 #include "tokens_kernel.h"
 #include "vec_avx2.h"
 
 namespace eokit {
-const Kernels kAvx2 = {attention_kernels<VecAvx2>(), token_kernels<VecAvx2>(), pool_kernels<VecAvx2>(), norm_kernels<VecAvx2>()};
+const Kernels kAvx2 = {attention_kernels<VecAvx2>(), token_kernels<VecAvx2>(), pool_kernels<VecAvx2>(),
+                       norm_kernels<VecAvx2>(), logits_kernels<VecAvx2>()};
 }
 
 #ifdef __clang__

@@ -15,13 +15,15 @@
 #endif
 
 #include "attention_kernel.h"
+#include "logits_kernel.h"
 #include "norm_kernel.h"
 #include "pool_kernel.h"
 #include "tokens_kernel.h"
 #include "vec_avx512.h"
 
 namespace eokit {
-const Kernels kAvx512 = {attention_kernels<VecAvx512>(), token_kernels<VecAvx512>(), pool_kernels<VecAvx512>(), norm_kernels<VecAvx512>()};
+const Kernels kAvx512 = {attention_kernels<VecAvx512>(), token_kernels<VecAvx512>(), pool_kernels<VecAvx512>(),
+                         norm_kernels<VecAvx512>(), logits_kernels<VecAvx512>()};
 }
 
 #ifdef __clang__

@@ -50,6 +50,15 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
     return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), a);
   }
+  EOKIT_INLINE static Reg where_same(const int64_t* ids, int64_t id, Reg then, Reg otherwise) {
+    const __m256i one = _mm256_set1_epi64x(id);
+    const __m256i* four = reinterpret_cast<const __m256i*>(ids);
+    const __m256i low = _mm256_cmpeq_epi64(_mm256_loadu_si256(four), one);
+    const __m256i high = _mm256_cmpeq_epi64(_mm256_loadu_si256(four + 1), one);
+    const __m256 halves = _mm256_shuffle_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), 0x88);  // 0145 2367
+    const __m256i ordered = _mm256_permute4x64_epi64(_mm256_castps_si256(halves), 0xD8);
+    return _mm256_blendv_ps(otherwise, then, _mm256_castsi256_ps(ordered));
+  }
   EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   // a * 2^n for integer n in -126..127.

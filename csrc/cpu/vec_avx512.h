@@ -50,6 +50,12 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), a);
   }
+  EOKIT_INLINE static Reg where_same(const int64_t* ids, int64_t id, Reg then, Reg otherwise) {
+    const __m512i one = _mm512_set1_epi64(id);
+    const unsigned low = _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(ids), one);
+    const unsigned high = _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(ids + 8), one);
+    return _mm512_mask_mov_ps(otherwise, static_cast<__mmask16>(low | high << 8), then);
+  }
   EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }

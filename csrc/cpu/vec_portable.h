@@ -46,6 +46,10 @@ struct VecPortable {
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
 
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) { return test > zero() ? a : zero(); }  // 0 elsewhere
+  EOKIT_INLINE static Reg where_same(const int64_t* ids, int64_t id, Reg then, Reg otherwise) {
+    for (int i = 0; i < kWidth; ++i) otherwise[i] = ids[i] == id ? then[i] : otherwise[i];
+    return otherwise;
+  }
 
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
   EOKIT_INLINE static Reg round(Reg a) { return (a + set(12582912.0f)) - set(12582912.0f); }

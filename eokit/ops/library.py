@@ -46,6 +46,10 @@ SCHEMAS = {
     "norm_relu_": "(Tensor(a!) z, Tensor weight, Tensor bias, int groups, float epsilon) -> ()",
     "norm_relu_backward": "(Tensor grad_out, Tensor z, Tensor weight, Tensor bias, int groups, float epsilon) -> "
     "(Tensor grad_z, Tensor grad_weight, Tensor grad_bias)",
+    "nce_add_": "(Tensor scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, Tensor? block_columns, "
+    "Tensor(a!) highest, Tensor(b!) total, Tensor(c!) near_highest, Tensor(d!) near_total) -> ()",
+    "nce_slopes_": "(Tensor(a!) scores, Tensor? group_rows, Tensor? group_columns, Tensor? block_rows, "
+    "Tensor? block_columns, Tensor sums, Tensor others) -> ()",
 }
 
 CUDA_OPS = ("attention_forward", "attention_backward", "invert_index", "map_rows", "sum_unmapped")
@@ -129,17 +133,17 @@ OPS = {
     "scatter_tokens": ("kernels", "reference"),
     "temporal_pool": ("kernels", "reference"),
     "row_mlp": ("kernels", "reference"),
-    "info_nce": ("streamed", "streamed"),
-    "mil_nce": ("streamed", "streamed"),
-    "dino_cross_entropy": ("streamed", "streamed"),
+    "info_nce": ("kernels", "streamed"),
+    "mil_nce": ("kernels", "streamed"),
+    "dino_cross_entropy": ("triton", "streamed"),
 }
-"""Where every op runs by default: where kernels of ours take the tensors; everywhere else."""
+"""Which kernels of ours every op has, all or those in Triton; and where it runs where they do not take the tensors."""
 
 
 def placement(device: str = "cpu") -> dict[str, str]:
-    """Op -> where it runs here on `device`: "cpu", "triton", "cuda", "sdpa", "reference", or "streamed", tile by tile.
+    """Op -> where it runs here on `device`: "cpu", "triton", "cuda", "sdpa", "reference", or "streamed".
 
-    Of float32, or of bfloat16 where "cuda" was asked for.
+    "streamed" is torch tile by tile. Of float32, or of bfloat16 where "cuda" was asked for.
     """
     wanted = default_backend()
     if wanted == "reference":
@@ -148,7 +152,7 @@ def placement(device: str = "cpu") -> dict[str, str]:
         return placement_of_cuda()
     ours = {"cpu": COMPILED and "cpu", "cuda": TRITON and "triton"}.get(device) or None
     kernels = ours if wanted == ours or (wanted is None and ours != "triton") else None
-    return {op: best if best == "streamed" else kernels or other for op, (best, other) in OPS.items()}
+    return {op: kernels if kernels and best in ("kernels", kernels) else other for op, (best, other) in OPS.items()}
 
 
 def placement_of_cuda() -> dict[str, str]:

@@ -40,12 +40,21 @@ class Tuned:
     """
 
     def __init__(
-        self, kernel: Any, configs: Iterable[Any], key: list[str], fitting: Callable[[dict[str, Any]], list[Any]]
+        self,
+        kernel: Any,
+        configs: Iterable[Any],
+        key: list[str],
+        fitting: Callable[[dict[str, Any]], list[Any]],
+        changed: Iterable[str] = (),
     ) -> None:
-        """fitting: named arguments and constants -> the configurations worth trying for them, in order."""
+        """fitting: named arguments and constants -> the configurations worth trying for them, in order.
+
+        changed: arguments that the kernel reads and writes over, which timing puts back each time.
+        """
         self.kernel, self.fitting = kernel, fitting
         prune = {"early_config_prune": lambda _, arguments, **constants: fitting(arguments | constants)}
-        tune = triton.autotune(list(configs), key=key, prune_configs_by=prune, cache_results=not INTERPRETED)
+        options = {"prune_configs_by": prune, "restore_value": list(changed), "cache_results": not INTERPRETED}
+        tune = triton.autotune(list(configs), key=key, **options)
         self.timed = tune(kernel)
 
     def __getitem__(self, grid: Callable[[dict[str, int]], tuple[int]]) -> Callable[..., None]:

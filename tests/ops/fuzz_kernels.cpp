@@ -155,11 +155,35 @@ void norm(const NormKernelsOf<E>& kernels) {
   grad_z.must_be_finite("norm, backward");
 }
 
+// Ids of any meaning, few different ones.
+std::unique_ptr<int64_t[]> random_ids(int64_t count) {
+  std::unique_ptr<int64_t[]> ids(new int64_t[count]);
+  for (int64_t i = 0; i < count; ++i) ids[i] = static_cast<int64_t>(rng() % 3);
+  return ids;
+}
+
+void logits(const LogitsKernels& kernels) {
+  const int64_t rows = upto(6), columns = upto(70);
+  Exact<float> scores(rows * columns), highest(rows), total(rows, false), near_highest(rows), near_total(rows, false);
+  Exact<float> sums(rows), others(rows);
+  const auto group_rows = random_ids(rows), group_columns = random_ids(columns);
+  const auto block_rows = random_ids(rows), block_columns = random_ids(columns);
+  Pairs pairs{columns};
+  if (maybe()) pairs.group_rows = group_rows.get(), pairs.group_columns = group_columns.get();
+  if (maybe()) pairs.block_rows = block_rows.get(), pairs.block_columns = block_columns.get();
+  kernels.add({pairs, scores, {highest, total}, {near_highest, near_total}}, 0, rows);
+  kernels.slopes({pairs, scores, sums, others}, 0, rows);
+  total.must_be_finite("logits, candidates");
+  near_total.must_be_finite("logits, positives");
+  scores.must_be_finite("logits, slopes");
+}
+
 void all(const Kernels& kernels) {
   attention(kernels.attention.f32), attention(kernels.attention.bf16), attention(kernels.attention.f16);
   tokens(kernels.tokens.f32), tokens(kernels.tokens.bf16), tokens(kernels.tokens.f16);
   pool(kernels.pool.f32), pool(kernels.pool.bf16), pool(kernels.pool.f16);
   norm(kernels.norm.f32), norm(kernels.norm.bf16), norm(kernels.norm.f16);
+  logits(kernels.logits);
 }
 
 }  // namespace

@@ -16,8 +16,7 @@ from eokit.ops.losses import reference, streamed, whole
 def way(request, monkeypatch):
     """Tiles of a few numbers, so that every loss goes over several of them; or all logits in memory."""
     monkeypatch.setattr(whole, "MOST", 0 if request.param == "tiles" else 10**9)
-    monkeypatch.setattr(streamed, "ROWS", 5)
-    monkeypatch.setattr(streamed, "COLUMNS", 7)
+    monkeypatch.setitem(streamed.TILE, "cpu", (5, 7))
 
 
 def features(*shape, dtype=torch.float64):
@@ -165,8 +164,7 @@ def test_logits_are_never_all_in_memory(monkeypatch):
                 largest = max(largest, one.numel() if isinstance(one, torch.Tensor) else 0)
             return out
 
-    monkeypatch.setattr(streamed, "ROWS", 64)
-    monkeypatch.setattr(streamed, "COLUMNS", 128)
+    monkeypatch.setitem(streamed.TILE, "cpu", (64, 128))
     monkeypatch.setattr(whole, "MOST", 64 * 128)
     with Watch(), use_backend(None):
         mil_nce(a, torch.arange(1024) // 2).backward()

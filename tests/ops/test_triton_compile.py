@@ -17,7 +17,9 @@ from tests.ops.triton_launches import (
     compiled,
     compilers,
     described,
+    dino,
     layer,
+    nce,
     norm,
     pool,
     recorded,
@@ -77,6 +79,18 @@ def other_calls():
     yield from tokens(FP16, 45, positions=False, gap=1)
 
 
+def loss_calls():
+    """Whole tiles, and the last of a row of them."""
+    for columns in (2048, 143):
+        yield from dino(columns)
+        yield from nce(False, columns=columns)
+        yield from nce(False, positives=True, columns=columns)
+        yield from nce(True, groups=True, blocks=True, columns=columns)
+
+
+CALLS = (attention_calls, pool_calls, layer_calls, other_calls, loss_calls)
+
+
 def tall(text):
     """What the same launch compiles for a series of more than 2^31 elements, whose strides are int64."""
     return text.replace('["i32", "i32", "i32", "i32"]', '["i64", "i64", "i64", "i64"]')
@@ -89,7 +103,7 @@ def processes(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", [attention_calls, pool_calls, layer_calls, other_calls], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("calls", CALLS, ids=lambda one: one.__name__)
 def test_what_launches_compile_needs_no_stack(calls, processes):
     asked = asked_by(calls())
     if calls is attention_calls:
@@ -124,6 +138,14 @@ def test_pixels_and_dates_compile_no_pooling_again():
     once = asked_by(pool(BF16, 64, 16))
     assert len(once) == 2
     assert asked_by(pool(BF16, 64, 16, samples=1)) == once
+
+
+def test_rows_of_logits_compile_no_losses_again():
+    once = asked_by(nce(True, groups=True, blocks=True))
+    assert len(once) == 6
+    assert asked_by(nce(True, groups=True, blocks=True, rows=5)) == once
+    last = asked_by(nce(True, groups=True, blocks=True, columns=143))
+    assert asked_by(nce(True, groups=True, blocks=True, columns=7)) == last != once
 
 
 @pytest.fixture

@@ -88,6 +88,34 @@ def tokens(dtype, dim, positions=True, fill=True, by_output=True, gap=0) -> list
     ]
 
 
+def nce(inside, positives=False, groups=False, blocks=False, columns=2048, rows=137) -> list[Call]:
+    """What is done to a tile of logits: forward, then backward. Of positives, the matrix and the ids."""
+    from eokit.ops.losses import triton
+    from eokit.ops.losses.tiles import Pairs
+
+    scores, ids = torch.empty(rows, columns), (torch.empty(rows).long(), torch.empty(columns).long())
+    pairs = Pairs(
+        torch.empty(rows, columns + 1, dtype=torch.bool)[:, :columns] if positives else None,
+        *(ids if groups else (None, None)),
+        *(ids if blocks else (None, None)),
+    )
+    state = torch.empty(4, rows)
+    return [
+        lambda: triton.nce_add(scores, pairs, state, inside),
+        lambda: triton.nce_slopes(scores, pairs, state[0], state[1], inside),
+    ]
+
+
+def dino(columns=2048) -> list[Call]:
+    from eokit.ops.losses import triton
+
+    scores, center, state = torch.empty(137, columns), torch.empty(columns), torch.empty(5, 137)
+    return [
+        lambda: triton.dino_add(scores, scores, center, state),
+        lambda: triton.dino_slopes(scores, scores, center, state[0], state[1]),
+    ]
+
+
 class _Nowhere:
     """As much of a driver as a launch asks before it compiles."""
 
@@ -208,6 +236,9 @@ def _sweep() -> list[Call]:
         if dtype != torch.float32:
             for inputs, width, groups, gap in product((1, 10, 33, 96, 768), (1, 24, 63, 96, 250, 256), (1, 4), (0, 1)):
                 calls += layer(dtype, inputs, width, groups, gap)
+    for columns in (2048, 143, 1):
+        calls += [*dino(columns), *nce(True, groups=True, blocks=True, columns=columns)]
+        calls += [*nce(False, columns=columns), *nce(False, positives=True, columns=columns)]
     return calls
 
 

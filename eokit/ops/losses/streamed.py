@@ -1,55 +1,47 @@
 """The losses tile by tile: logits are made, used and forgotten, in the forward and once more in the backward.
 
-The products are torch's own; a tile of logits stays in a CPU's second-level cache, and what is done to it is done in
-place. Tiles come in one order, so that results do not depend on anything else.
+The products are the library's; what is done to a tile is in `tiles.py`, and for kernels of ours in `compiled.py`, on a
+CPU, and `triton.py`. Tiles come in one order, so that results do not depend on anything else.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
+from importlib import import_module
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eokit.ops import library
+from eokit.ops.losses import tiles
+from eokit.ops.losses.tiles import INFINITY, Pairs
 from eokit.ops.wiring import refuse_second_derivative
 
-ROWS, COLUMNS = 256, 2048
-"""Logits of a tile: 2 MiB of float32. Of 128 to 1024 rows and 1024 to 6144 columns none was faster."""
+TILE = {"cpu": (256, 2048), "cuda": (2048, 2048)}
+"""Rows and columns of a tile by device.
 
-INFINITY = float("inf")
-
-
-class Running:
-    """log sum exp of columns that come tile by tile, one for each row."""
-
-    def __init__(self, rows: int, like: Tensor) -> None:
-        self.highest = like.new_full((rows,), -INFINITY)
-        self.sum = like.new_zeros(rows)
-
-    def add(self, scores: Tensor) -> Tensor:
-        """scores: (rows, columns), -inf for what does not count; they become, in place, exp(scores - shift).
-
-        Returns what earlier sums relative to the shift are to be multiplied with, as it rose: (rows,).
-        """
-        highest = torch.maximum(self.highest, scores.amax(1))
-        shift = highest.clamp(min=torch.finfo(highest.dtype).min)  # rows without anything so far: exp(-inf - shift) = 0
-        decay = (self.highest - shift).exp_()
-        self.sum = self.sum * decay + scores.sub_(shift[:, None]).exp_().sum(1)
-        self.highest = highest
-        return decay
-
-    def log(self) -> Tensor:
-        """(rows,), -inf where nothing counted."""
-        return self.sum.log() + self.highest.clamp(min=torch.finfo(self.highest.dtype).min)
+CPU: 2 MiB of float32, which stay in its second-level cache; of 128 to 1024 rows and 1024 to 6144 columns none was
+faster. CUDA: not measured. By arithmetic: 16 MiB, so that both tiles of DINO stay in the second-level cache of an A100
+(40 MB), and 2048 rows, so that every multiprocessor has several to go through.
+"""
 
 
-def spans(length: int, step: int) -> Iterator[slice]:
-    """0..length in pieces of `step`."""
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+def passes(x: Tensor) -> Any:
+    """The module with the passes over tiles like x: kernels of ours where they take them, else torch."""
+    if not library.runs_kernels(x):
+        return tiles
+    return import_module("eokit.ops.losses." + ("compiled" if library.takes_compiled(x) else "triton"))
+
+
+def spans(rows: int, columns: int, x: Tensor) -> tuple[list[slice], list[slice]]:
+    """0..rows and 0..columns in pieces of a tile on the device of x."""
+    steps = TILE.get(x.device.type, TILE["cpu"])
+    return tuple(  # type: ignore[return-value]
+        [slice(start, min(start + step, length)) for start in range(0, length, step)]
+        for length, step in zip((rows, columns), steps, strict=True)
+    )
 
 
 # --- InfoNCE and MIL-NCE: positives are the diagonal, a matrix, or pairs whose groups are equal -----------------------
@@ -72,29 +64,20 @@ def nce_forward(
     Candidates are all columns, or those with another block; inside: the sum over positives is inside the logarithm.
     With neither positives nor groups the column of the same number is the positive.
     """
-    losses, sums, others = (a.new_empty(len(a)) for _ in range(3))
-    scaled = a / temperature
-    diagonal = positives is None and group_a is None
-    blocks, groups = meetings(block_a, block_b), meetings(group_a, group_b)
-    for r, rows in enumerate(spans(len(a), ROWS)):
-        every, near = Running(rows.stop - rows.start, a), Running(rows.stop - rows.start, a)
-        total = (scaled[rows] * b[rows]).sum(1) if diagonal else a.new_zeros(rows.stop - rows.start)
-        count = torch.full_like(total, float(diagonal))
-        for c, columns in enumerate(spans(len(b), COLUMNS)):
-            scores = scores_of(scaled, b, block_a if blocks[r][c] else None, block_b, rows, columns)
-            if positives is not None or groups[r][c]:
-                positive = positives_of(positives, group_a, group_b, rows, columns)
-                if inside:
-                    near.add(torch.where(positive, scores, -INFINITY))
-                else:
-                    total += torch.where(positive, scores, 0.0).sum(1)
-                    count += positive.sum(1)
-            every.add(scores)
-        sums[rows] = every.log()
-        others[rows] = near.log() if inside else count
-        used = others[rows] > (-INFINITY if inside else 0)
-        losses[rows] = torch.where(used, sums[rows] - (others[rows] if inside else total / count.clamp(min=1)), 0.0)
-    return losses, sums, others
+    run, scaled = passes(a), a / temperature
+    state = a.new_zeros(4, len(a))  # as `tiles.nce_add` says
+    state[0] = -INFINITY
+    if inside:
+        state[2] = -INFINITY
+    if positives is None and group_a is None:
+        state[2], state[3] = (scaled * b).sum(1), 1.0
+    pairs = Pairs(positives, group_a, group_b, block_a, block_b)
+    for rows, columns, here in tiles_of(pairs, a, b):
+        run.nce_add(scaled[rows] @ b[columns].T, here, state[:, rows], inside)
+    sums = tiles.log_sum(state[:2])
+    others = tiles.log_sum(state[2:]) if inside else state[3].clone()
+    wanted = others if inside else state[2] / others.clamp(min=1)
+    return torch.where(others > (-INFINITY if inside else 0), sums - wanted, 0.0), sums, others
 
 
 @torch.library.custom_op("eokit::nce_backward", mutates_args=())
@@ -115,64 +98,50 @@ def nce_backward(
     """The gradients of a and b, from the gradient of every row's loss (N,)."""
     used = others > (-INFINITY if inside else 0)
     weight = torch.where(used, grad / temperature, 0.0)[:, None]
-    sums = torch.where(used, sums, INFINITY)[:, None]  # slopes of rows without positives are then exp(-inf) = 0
-    others = torch.where(used, others, INFINITY)[:, None]
-    scaled, weighted = a / temperature, a * weight
+    # slopes of rows without positives are then exp(-inf) = 0
+    sums, others = torch.where(used, sums, INFINITY), torch.where(used, others, INFINITY)
+    run, scaled, weighted = passes(a), a / temperature, a * weight
     diagonal = positives is None and group_a is None
     grad_a = -b if diagonal else torch.zeros_like(a)
     grad_b = -weighted if diagonal else torch.zeros_like(b)
-    blocks, groups = meetings(block_a, block_b), meetings(group_a, group_b)
-    for r, rows in enumerate(spans(len(a), ROWS)):
-        for c, columns in enumerate(spans(len(b), COLUMNS)):
-            scores = scores_of(scaled, b, block_a if blocks[r][c] else None, block_b, rows, columns)
-            wanted = None
-            if positives is not None or groups[r][c]:
-                positive = positives_of(positives, group_a, group_b, rows, columns)
-                if inside:
-                    wanted = torch.where(positive, scores, -INFINITY).sub_(others[rows]).exp_()
-                else:
-                    wanted = positive / others[rows]
-            slope = scores.sub_(sums[rows]).exp_()
-            if wanted is not None:
-                slope -= wanted
-            grad_a[rows].addmm_(slope, b[columns])
-            grad_b[columns].addmm_(slope.T, weighted[rows])
+    pairs = Pairs(positives, group_a, group_b, block_a, block_b)
+    for rows, columns, here in tiles_of(pairs, a, b):
+        slopes = run.nce_slopes(scaled[rows] @ b[columns].T, here, sums[rows], others[rows], inside)
+        grad_a[rows].addmm_(slopes, b[columns])
+        grad_b[columns].addmm_(slopes.T, weighted[rows])
     return grad_a.mul_(weight), grad_b
 
 
-def meetings(of_rows: Tensor | None, of_columns: Tensor | None) -> list[list[bool]] | defaultdict[int, Any]:
-    """[tile of rows][tile of columns]: False where no id of the one can be one of the other, by their ranges."""
-    if of_rows is None or of_columns is None:
-        return defaultdict(partial(defaultdict, bool))
-    (low, high), (first, last) = extents(of_rows, ROWS), extents(of_columns, COLUMNS)
+def tiles_of(pairs: Pairs, a: Tensor, b: Tensor) -> Iterator[tuple[slice, slice, Pairs]]:
+    """The rows of a (N, D) and of b (M, D) of every tile, and what they are to each other.
+
+    Ids are left out where no two of them can be equal, but for Triton: to ask for them would be to wait for the GPU.
+    """
+    positives, *ids = pairs
+    rows, columns = spans(len(a), len(b), a)
+    asked = not library.wants_triton()
+    groups = meetings(pairs.group_rows, pairs.group_columns, rows, columns, asked)
+    blocks = meetings(pairs.block_rows, pairs.block_columns, rows, columns, asked)
+    for (r, own), (c, other) in product(enumerate(rows), enumerate(columns)):
+        known = (ids[:2] if groups[r][c] else [None] * 2) + (ids[2:] if blocks[r][c] else [None] * 2)
+        cut = [None if one is None else one[side] for one, side in zip(known, (own, other) * 2, strict=True)]
+        yield own, other, Pairs(None if positives is None else positives[own, other], *cut)
+
+
+def meetings(
+    of_rows: Tensor | None, of_columns: Tensor | None, rows: list[slice], columns: list[slice], asked: bool
+) -> list[list[bool]]:
+    """[tile of rows][tile of columns]: asked, False where no id of the one can be one of the other, by their ranges."""
+    if not asked or of_rows is None or of_columns is None or not (rows and columns):
+        return [[True] * len(columns)] * len(rows)
+    (low, high), (first, last) = extents(of_rows, rows), extents(of_columns, columns)
     return ((low[:, None] <= last) & (first <= high[:, None])).tolist()
 
 
-def extents(ids: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest of every `step` ids."""
-    parts = [one.aminmax() for one in ids.split(step)] if len(ids) else []
-    return tuple(torch.stack(x) if x else ids for x in ([one[i] for one in parts] for i in (0, 1)))  # type: ignore[return-value]
-
-
-def scores_of(
-    scaled: Tensor, b: Tensor, block_a: Tensor | None, block_b: Tensor | None, rows: slice, columns: slice
-) -> Tensor:
-    """The logits (rows, columns) of scaled (N, D) and b (M, D), -inf where the blocks are equal: no candidate."""
-    scores = scaled[rows] @ b[columns].T
-    if block_a is not None and block_b is not None:
-        scores.masked_fill_(block_a[rows, None] == block_b[columns], -INFINITY)
-    return scores
-
-
-def positives_of(
-    positives: Tensor | None, group_a: Tensor | None, group_b: Tensor | None, rows: slice, columns: slice
-) -> Tensor:
-    """Which of the candidates (rows, columns) are positives."""
-    if positives is not None:
-        return positives[rows, columns]
-    assert group_a is not None
-    assert group_b is not None
-    return group_a[rows, None] == group_b[columns]
+def extents(ids: Tensor, pieces: list[slice]) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest id of every piece."""
+    low, high = zip(*(ids[piece].aminmax() for piece in pieces), strict=True)
+    return torch.stack(low), torch.stack(high)
 
 
 # --- Cross-entropy over prototypes ------------------------------------------------------------------------------------
@@ -189,19 +158,15 @@ def dino_forward(
     teacher_temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of every row (N,), and the log sums of the student's and of the teacher's logits."""
-    losses, sums, teacher_sums = (student.new_empty(len(student)) for _ in range(3))
-    scaled = student / temperature
-    for rows in spans(len(student), ROWS):
-        mine, theirs = (Running(rows.stop - rows.start, student) for _ in range(2))
-        cross = student.new_zeros(rows.stop - rows.start)  # sum of exp(target) score, relative to theirs.highest
-        for columns in spans(len(prototypes), COLUMNS):
-            scores = scaled[rows] @ prototypes[columns].T
-            targets = _targets(teacher[rows], teacher_prototypes[columns], center[columns], teacher_temperature)
-            cross = cross * theirs.add(targets) + targets.mul_(scores).sum(1)
-            mine.add(scores)
-        sums[rows], teacher_sums[rows] = mine.log(), theirs.log()
-        losses[rows] = sums[rows] - cross / theirs.sum
-    return losses, sums, teacher_sums
+    run, scaled = passes(student), student / temperature
+    teacher, center = teacher / teacher_temperature, center / teacher_temperature
+    state = student.new_zeros(5, len(student))  # as `tiles.dino_add` says
+    state[0] = state[2] = -INFINITY
+    for rows, columns in product(*spans(len(student), len(prototypes), student)):
+        scores, targets = scaled[rows] @ prototypes[columns].T, teacher[rows] @ teacher_prototypes[columns].T
+        run.dino_add(scores, targets, center[columns], state[:, rows])
+    sums, teacher_sums = tiles.log_sum(state[:2]), tiles.log_sum(state[2:4])
+    return sums - state[4] / state[3], sums, teacher_sums
 
 
 @torch.library.custom_op("eokit::dino_backward", mutates_args=())
@@ -220,20 +185,14 @@ def dino_backward(
     """The gradients of student (N, D) and prototypes (K, D), from the gradient of every row's loss."""
     grad_student, grad_prototypes = torch.zeros_like(student), torch.zeros_like(prototypes)
     weight = (grad / temperature)[:, None]
-    scaled, weighted = student / temperature, student * weight
-    for rows in spans(len(student), ROWS):
-        for columns in spans(len(prototypes), COLUMNS):
-            scores = scaled[rows] @ prototypes[columns].T
-            targets = _targets(teacher[rows], teacher_prototypes[columns], center[columns], teacher_temperature)
-            slope = scores.sub_(sums[rows, None]).exp_()
-            slope -= targets.sub_(teacher_sums[rows, None]).exp_()
-            grad_student[rows].addmm_(slope, prototypes[columns])
-            grad_prototypes[columns].addmm_(slope.T, weighted[rows])
+    run, scaled, weighted = passes(student), student / temperature, student * weight
+    teacher, center = teacher / teacher_temperature, center / teacher_temperature
+    for rows, columns in product(*spans(len(student), len(prototypes), student)):
+        scores, targets = scaled[rows] @ prototypes[columns].T, teacher[rows] @ teacher_prototypes[columns].T
+        slopes = run.dino_slopes(scores, targets, center[columns], sums[rows], teacher_sums[rows])
+        grad_student[rows].addmm_(slopes, prototypes[columns])
+        grad_prototypes[columns].addmm_(slopes.T, weighted[rows])
     return grad_student.mul_(weight), grad_prototypes
-
-
-def _targets(teacher: Tensor, prototypes: Tensor, center: Tensor, temperature: float) -> Tensor:
-    return (teacher @ prototypes.T).sub_(center).div_(temperature)
 
 
 # --- What torch must know of both: shapes, and that a backward takes the two sums, the inputs and the options ---------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eokit.ops.losses.streamed import INFINITY, positives_of, scores_of
+from eokit.ops.losses.tiles import INFINITY, Pairs
 from eokit.ops.wiring import refuse_second_derivative
 
 MOST = 2**22
@@ -44,15 +44,14 @@ def nce_whole(
 
     Arguments as for `streamed.nce_forward`, of which `group` and `block` are both sides.
     """
-    everything = slice(None)
-    scores = scores_of(a / temperature, b, block, block, everything, everything)
-    logs = scores.log_softmax(1)
-    if positives is None and group is None:
+    pairs = Pairs(positives, group, group, block, block)
+    logs = pairs.mask(a / temperature @ b.T).log_softmax(1)
+    positive = pairs.positive()
+    if positive is None:
         losses, used = -logs.diagonal(), torch.ones(len(a), dtype=torch.bool, device=a.device)
         if keep:
             logs.exp_().diagonal().sub_(1)
         return losses, used, logs if keep else a.new_empty(0, len(b))
-    positive = positives_of(positives, group, group, everything, everything)
     if inside:
         chosen = torch.where(positive, logs, -INFINITY)
         near = chosen.logsumexp(1)
