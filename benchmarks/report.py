@@ -81,7 +81,23 @@ def with_shares(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
         for rate, limit, share in (("gb_per_s", roof["copy_gb_per_s"], "copy"), ("gflop_per_s", gemm, "gemm")):
             if rate in told:
                 told[f"percent_of_{share}"] = round(100 * told[rate] / limit, 1)
-    return row
+    return row | in_turn(row, roof)
+
+
+def in_turn(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
+    """What a case's bytes, products and new memory, for results, would take one after the other: {"in_turn_ms": ...}.
+
+    The new memory is the least that any contender takes. Nothing where a report has no such rate, or no bytes.
+    """
+    ours, mapped = row["contenders"][row["ours"]], roof.get("new_memory_gb_per_s")
+    if mapped is None or "gb_per_s" not in ours:
+        return {}
+    new = min(told["extra_bytes"] for told in row["contenders"].values() if "extra_bytes" in told)
+    gemm = roof["gemm_gflop_per_s"].get(row["at"].get("dtype", "float32"))
+    parts = {"bytes": ours["gb_per_s"] * ours["ms"] / roof["copy_gb_per_s"], "new_memory": new / mapped / 1e6}
+    if gemm and "flops" in ours:
+        parts["products"] = ours["flops"] / gemm / 1e6
+    return {"in_turn_ms": {name: float(f"{ms:.4g}") for name, ms in parts.items()}}
 
 
 def losses(report: Report) -> list[str]:
@@ -136,7 +152,8 @@ def text(report: Report) -> str:
         f"{facts['processor']}, {facts['device']}, threads: {facts['threads']}, load {facts['load']},"
         f" torch {facts['torch']}",
         f"kernels: {facts['kernels']}",
-        f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}",
+        f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}"
+        + (f"; it maps new memory at {new:.3g} GB/s" if (new := roof.get("new_memory_gb_per_s")) else ""),
         f"x {report['rows'][0]['ours']}: the median of the ratios within a turn, not the ratio of the medians",
     ]
     for row in report["rows"]:
@@ -157,6 +174,9 @@ def table(row: dict[str, Any]) -> list[str]:
         "  " + "  ".join(f"{line[c]:<{widths[c]}}" if c == 0 else f"{line[c]:>{widths[c]}}" for c in shown)
         for line in (cells if shown else [])
     ]
+    if parts := row.get("in_turn_ms"):
+        told = " + ".join(f"{ms:.3g} {name.replace('_', ' ')}" for name, ms in parts.items())
+        lines.append(f"  at the machine's rates, in turn: {told} = {sum(parts.values()):.3g} ms")
     return lines + [f"  {name}: {told['why_not']}" for name, told in row["contenders"].items() if "why_not" in told]
 
 

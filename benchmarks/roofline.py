@@ -1,4 +1,4 @@
-"""What this machine does at best, measured in the run that is set against it: copying, and matrix products."""
+"""What this machine does at best, measured in the run that is set against it: copies, matrix products, new memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ REPEATS = 5
 
 
 def roofline(device: torch.device, dtypes: Iterable[str]) -> dict[str, Any]:
-    """Copy bandwidth (bytes read and written) and, by dtype, the rate of a square matrix product; best of a few."""
+    """Copy bandwidth (bytes read and written) and, by dtype, the rate of a square matrix product; best of a few.
+
+    On a CPU also how fast the system maps new memory, beside which writing it counts apart.
+    """
     size = COPY_BYTES["cuda" if device.type == "cuda" else "cpu"]
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     gemm = {name: gemm_rate(device, getattr(torch, name)) for name in dtypes}
     copy = 2 * size / best(lambda: target.copy_(source), device) / 1e9
-    return rounded({"copy_gb_per_s": copy, "gemm_gflop_per_s": gemm})
+    new = {} if device.type == "cuda" else {"new_memory_gb_per_s": mapping_rate(target)}
+    return rounded({"copy_gb_per_s": copy, "gemm_gflop_per_s": gemm} | new)
+
+
+def mapping_rate(old: torch.Tensor) -> float:
+    """GB/s at which memory as large as `old` is taken and mapped: filling it for the first time less filling `old`."""
+    filled = best(lambda: old.fill_(1), old.device)
+    return old.nbytes / max(best(lambda: torch.empty_like(old).fill_(1), old.device) - filled, 1e-9) / 1e9
 
 
 def higher(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,18 @@ def test_shares_are_of_what_the_machine_does_at_best(toy):
     )
 
 
+def test_in_turn_adds_up_bytes_products_and_new_memory(toy):
+    found = toy(toy_case())
+    row, roof = found["rows"][0], found["roofline"]
+    told, parts = row["contenders"]["ours"], row["in_turn_ms"]
+    assert parts["bytes"] == pytest.approx(told["ms"] * told["percent_of_copy"] / 100, rel=0.05)
+    assert parts["new_memory"] == pytest.approx(
+        min(one["extra_bytes"] for one in row["contenders"].values()) / roof["new_memory_gb_per_s"] / 1e6, rel=1e-3
+    )
+    assert f"= {sum(parts.values()):.3g} ms" in report.text(found)
+    assert "in turn" not in report.text(toy_report())
+
+
 def test_no_figure_is_printed_for_a_wrong_result(toy):
     found = toy(toy_case(other=lambda x: x))
     (line,) = [line for line in report.text(found).splitlines() if "other" in line]
