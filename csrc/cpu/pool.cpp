@@ -46,7 +46,7 @@ void fill(PoolInputs<E>& call, const PoolShape& shape, const Tensor& x, const Te
 std::tuple<Tensor, Tensor> pool_forward(Tensor x, Tensor queries, Tensor bias, Tensor positions,
                                         std::optional<Tensor> mask) {
   const PoolShape shape = checked_shape(x, queries, bias, positions, mask);
-  Tensor out = torch::stable::new_empty(x, {shape.pixels, shape.dim});
+  Tensor out = in_huge_pages(torch::stable::new_empty(x, {shape.pixels, shape.dim}));
   Tensor lse = torch::stable::new_empty(x, {shape.pixels, shape.heads}, ScalarType::Float);
   if (out.numel() == 0) return {out, lse};
   with_elements_of(x, "x", [&](auto element) {
@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(Tensor grad_out, Tensor x, Tens
                       grad_out.size(0) == shape.pixels && grad_out.size(1) == shape.dim,
                   "grad_out: expected contiguous (P, D) of the dtype of x");
   STD_TORCH_CHECK(is_float(lse) && lse.numel() == shape.pixels * shape.heads, "lse: expected it as pool_forward returned it");
-  Tensor grad_x = torch::stable::new_empty(x, {shape.pixels, shape.dates, shape.dim});
+  Tensor grad_x = in_huge_pages(torch::stable::new_empty(x, {shape.pixels, shape.dates, shape.dim}));
   Tensor grad_queries = torch::stable::empty_like(queries), grad_bias = torch::stable::empty_like(bias);
   with_elements_of(x, "x", [&](auto element) {
     using E = decltype(element);

@@ -36,7 +36,7 @@ Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, s
   const int64_t* from = map.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < batches * rows; ++i)
     STD_TORCH_CHECK(from[i] < source.size(1), "map: ", from[i], " is outside 0..", source.size(1) - 1);
-  Tensor out = torch::stable::new_empty(source, {batches, rows, dim});
+  Tensor out = in_huge_pages(torch::stable::new_empty(source, {batches, rows, dim}));
   if (out.numel() == 0) return out;
 
   with_elements_of(source, "source", [&](auto element) {
