@@ -23,7 +23,7 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
-    Memory: O(N + M) beside the inputs; up to 4 million logits are held, which is faster. Computed in float32 (float64
+    Memory: O(N + M) beside the inputs; few logits (up to 4 million) are held, which is faster. Computed in float32 (float64
     for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError naming the
     wrong argument.
     """
@@ -71,7 +71,7 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
     if library.default_backend() == "reference":
         with without_autocast(a):
             return reference.mil_nce(a, group, block, temperature=temperature)
-    if whole.fits(a, a):
+    if whole.fits(a, a, by_ids=True):
         losses, used, _ = whole.nce_whole(a, a, None, group, block, temperature, True, whole.keeps(a))
         return losses.sum() / used.sum().clamp(min=1)
     order = group.argsort(stable=True)  # then positives stand in few tiles

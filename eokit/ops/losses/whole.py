@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eokit.ops import library
 from eokit.ops.losses.tiles import INFINITY, Pairs
 from eokit.ops.wiring import refuse_second_derivative
 
@@ -19,8 +20,15 @@ MOST = 2**22
 """Logits: 16 MiB of float32, held two to four times at once. Above, streaming was as fast (docs/decisions.md)."""
 
 
-def fits(a: Tensor, b: Tensor) -> bool:
-    """Whether the logits of a (N, D) and b (M, D) are few."""
+MOST_BY_IDS = 2**16
+"""Logits of MIL-NCE where the compiled library goes through its tiles: streaming was as fast at 2^16, and took half the
+time at 2^22 (docs/decisions.md)."""
+
+
+def fits(a: Tensor, b: Tensor, by_ids: bool = False) -> bool:
+    """Whether the logits of a (N, D) and b (M, D) are few; by_ids: those of MIL-NCE."""
+    if by_ids and a.device.type == "cpu" and library.runs_kernels(a):
+        return len(a) * len(b) <= min(MOST, MOST_BY_IDS)
     return len(a) * len(b) <= MOST
 
 
