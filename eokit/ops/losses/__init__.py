@@ -23,9 +23,9 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     P(i) = {i}, and N = M. This is InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with several positives the
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
-    Memory: O(N + M) beside the inputs; few logits (up to 4 million) are held, which is faster. Computed in float32 (float64
-    for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError naming the
-    wrong argument.
+    Memory: O(N + M) beside the inputs; few logits (up to 4 million) are held, which is faster. Computed in float32
+    (float64 for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError
+    naming the wrong argument.
     """
     check_tensors(a=a, b=b, positives=positives)
     _check_features("a", a, "b", b)
