@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -76,20 +77,26 @@ def fit(
     """
     about = about or About(settings.model_dump(mode="json"))
     with joined(settings.device) as team, StopSignals() as stop:
-        return run_steps(recipe, dataset, Run(run, team, settings, about), settings, team, stop, validation, resume)
+        book = Run(run, team, settings, about)
+        try:
+            return run_steps(recipe, dataset, settings, book, stop, validation, resume)
+        except BaseException as error:
+            if team.size > 1:  # the frames of the traceback hold what `Team.wrap` made, which must not outlive the team
+                traceback.clear_frames(error.__traceback__)
+            raise
 
 
 def run_steps(
     recipe: nn.Module,
     dataset: Dataset,
-    book: Run,
     settings: LoopSettings,
-    team: Team,
+    book: Run,
     stop: StopSignals,
     validation: Validation | None,
     resume: bool | Path,
 ) -> FitResult:
-    """The loop of `fit`; what it wraps the recipe in for many processes is gone before they part."""
+    """The loop of `fit`, apart from it because what `Team.wrap` makes has to be gone when the processes part."""
+    team = book.team
     recipe.to(team.device).train()
     optimizer = make_optimizer(recipe, settings)
     state = book.begin(resume, recipe, optimizer)

@@ -86,7 +86,7 @@ class Run:
         self.path, self.state = path, State()
         self.clock, self.meter = Clock(), Meter(team)
         self.quiet = about.quiet or not team.first
-        self._team, self._loop, self._about = team, loop, about
+        self.team, self._loop, self._about = team, loop, about
         self._newest: Path | None = None
         self._last_event = 0
         self._shown: dict[str, float] = {}
@@ -94,7 +94,7 @@ class Run:
 
     def begin(self, resume: bool | Path, recipe: nn.Module, optimizer: torch.optim.Optimizer) -> State:
         """Start the folder or go on from a checkpoint; returns how far the run is (kept up to date by the loop)."""
-        team, about = self._team, self._about
+        team, about = self.team, self._about
         start = team.agree(find_start(self.path, resume) if team.first else None)
         if start is not None:
             self.state = load_checkpoint(start, recipe, optimizer, about.settings)
@@ -135,7 +135,7 @@ class Run:
         """Score the recipe; whether it is the best so far."""
         recipe.eval()
         with torch.no_grad(), self.clock.aside():
-            figures = self._team.agree(validation.run())
+            figures = self.team.agree(validation.run())
         recipe.train()
         state, metric = self.state, float(figures[validation.metric])
         better = metric > (-math.inf if state.best_metric is None else state.best_metric)
@@ -149,7 +149,7 @@ class Run:
 
     def save(self, recipe: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint and drop those that are no longer kept."""
-        if self._team.first:
+        if self.team.first:
             folder = self.path / FOLDER
             with self.clock.aside():
                 self._newest = save_checkpoint(folder, self.state, recipe, optimizer, self._about.settings)
@@ -164,7 +164,7 @@ class Run:
     def end(self, recipe: nn.Module, stopped_early: bool) -> FitResult:
         """Put the best weights into the recipe, if a validation chose them, and sum the run up."""
         state = self.state
-        self._team.wait()
+        self.team.wait()
         if state.best_step is not None:
             load_recipe(self.path / FOLDER / step_name(state.best_step), recipe)
         self._events.write("end", state.step, seconds=self.clock.seconds, data_wait=self.clock.share)

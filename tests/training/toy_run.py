@@ -48,15 +48,18 @@ def train(arguments: list[str]) -> None:
     fit(recipe, ToyData(broken=given.broken), settings, given.out, resume=given.resume, about=about)
 
 
-def threads() -> list[str]:
-    """The names of this process's threads, those of C++ libraries among them."""
-    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+def say_threads() -> None:
+    """The names of this process's threads, those of C++ libraries among them, where Linux tells them."""
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir():
+        print("threads", *((task / "comm").read_text().strip() for task in tasks.iterdir()), flush=True)
 
 
 if __name__ == "__main__":
     try:
         train(sys.argv[1:])
-        print("threads", *threads())
+        say_threads()
     except EokitError as error:
+        say_threads()
         print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
