@@ -48,10 +48,12 @@ class Encoder(nn.Module):
     """Base of all families: `forward(batch)` gives Features; `config` rebuilds the encoder from plain values.
 
     choices: keyword arguments of `forward` beside the batch, for families that can be asked for other features.
+    uses_parts: whether a batch, or what is asked for, can leave parameters without a gradient.
     """
 
     family: ClassVar[str]
     choices: ClassVar[tuple[str, ...]] = ()
+    uses_parts: ClassVar[bool] = False
     config: Any
     width: int
     patch_size: int

@@ -133,7 +133,9 @@ class TaskRecipe(nn.Module):
             raise ArgumentError(f"class_weights has {weights.numel()} values, expected {n_classes}: one per class")
         self.model, self.mode = model, mode
         self.register_buffer("class_weights", weights, persistent=False)
-        model.encoder.requires_grad_(mode == "full")
+        if mode != "full":  # else what the encoder itself holds fixed stays so
+            model.encoder.requires_grad_(False)
+        self.uses_parts = mode == "full" and model.encoder.uses_parts  # read by eokit.training
         self.lr_scales = {"model.encoder.": encoder_lr_scale}  # read by eokit.training.optim
 
     def train(self, mode: bool = True) -> Self:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +189,27 @@ def test_a_modality_for_another_head_is_refused(settings):
 def test_dense_features_are_for_the_linear_probe(store, bundle):
     with pytest.raises(UsageError, match="--features dense is for the protocol linear, not for knn"):
         score(bundle, store, protocol="knn", features="dense")
+
+
+def test_what_an_encoder_holds_fixed_stays_so(settings, fine, fine_bundle):
+    encoder = load_bundle(fine_bundle).encoder
+    fixed = {name for name, one in encoder.named_parameters() if not one.requires_grad}
+    made = lay_out(settings(bundle=fine_bundle, data=fine.path, head="dense")).recipe
+    assert fixed
+    assert fixed == {name for name, one in made.model.encoder.named_parameters() if not one.requires_grad}
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_an_encoder_of_more_sensors_than_the_store_has(store, tmp_path):
+    sensors = {name: len(spec.bands) for name, spec in store.modalities.items()} | {"spot": 3}
+    encoder = build_encoder("anysat", None, {"modalities": sensors, "width": 64, "depth": 1, "patch_metres": 40})
+    preprocessing = make_preprocessing(store, tuple(store.modalities), (1, 2, 3))
+    bundle = save_bundle(tmp_path / "bundle", Bundle(encoder, preprocessing))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command = [*launch, "eokit_cli.main", "finetune", str(bundle), "--data", str(store.path), "--steps", "3"]
+    command += ["--batch-size", "4", "--dates", "3", "--workers", "0", "--out", str(tmp_path / "two")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "two").task is not None

@@ -100,6 +100,7 @@ class AnySat(Encoder):
 
     family: ClassVar[str] = "anysat"
     choices: ClassVar[tuple[str, ...]] = ("patch_metres", "dense", "tile_of")
+    uses_parts: ClassVar[bool] = True
 
     def __init__(self, config: AnySatConfig) -> None:
         super().__init__()
