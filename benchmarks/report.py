@@ -85,19 +85,27 @@ def with_shares(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_turn(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
-    """What a case's bytes, products and new memory, for results, would take one after the other: {"in_turn_ms": ...}.
+    """What a case's bytes and its products take at the machine's best rates: {"in_turn_ms": ...}; {} where unknown.
 
-    The new memory is the least that any contender takes. Nothing where a report has no such rate, or no bytes.
+    Also what mapping the results, the least memory that a contender takes, takes if all of it is new.
     """
     ours, mapped = row["contenders"][row["ours"]], roof.get("new_memory_gb_per_s")
     if mapped is None or "gb_per_s" not in ours:
         return {}
     new = min(told["extra_bytes"] for told in row["contenders"].values() if "extra_bytes" in told)
-    gemm = roof["gemm_gflop_per_s"].get(row["at"].get("dtype", "float32"))
     parts = {"bytes": ours["gb_per_s"] * ours["ms"] / roof["copy_gb_per_s"], "new_memory": new / mapped / 1e6}
-    if gemm and "flops" in ours:
-        parts["products"] = ours["flops"] / gemm / 1e6
+    if "flops" in ours:
+        parts["products"] = ours["flops"] / max(roof["gemm_gflop_per_s"].values()) / 1e6
     return {"in_turn_ms": {name: float(f"{ms:.4g}") for name, ms in parts.items()}}
+
+
+def in_turn_line(parts: dict[str, float]) -> str:
+    """Bytes and products one after the other, and apart from them new memory, which results do not always take."""
+    needed = {name: ms for name, ms in parts.items() if name != "new_memory"}
+    told = " + ".join(f"{name} {ms:.3g}" for name, ms in needed.items())
+    total = f" = {sum(needed.values()):.3g}" if len(needed) > 1 else ""
+    new = f"{parts['new_memory']:.3g}"
+    return f"  at the machine's best, in turn: {told}{total} ms; mapping all results as new memory: {new}"
 
 
 def losses(report: Report) -> list[str]:
@@ -175,8 +183,7 @@ def table(row: dict[str, Any]) -> list[str]:
         for line in (cells if shown else [])
     ]
     if parts := row.get("in_turn_ms"):
-        told = " + ".join(f"{ms:.3g} {name.replace('_', ' ')}" for name, ms in parts.items())
-        lines.append(f"  at the machine's rates, in turn: {told} = {sum(parts.values()):.3g} ms")
+        lines.append(in_turn_line(parts))
     return lines + [f"  {name}: {told['why_not']}" for name, told in row["contenders"].items() if "why_not" in told]
 
 

@@ -42,16 +42,22 @@ def test_shares_are_of_what_the_machine_does_at_best(toy):
     )
 
 
-def test_in_turn_adds_up_bytes_products_and_new_memory(toy):
-    found = toy(toy_case())
-    row, roof = found["rows"][0], found["roofline"]
-    told, parts = row["contenders"]["ours"], row["in_turn_ms"]
-    assert parts["bytes"] == pytest.approx(told["ms"] * told["percent_of_copy"] / 100, rel=0.05)
-    assert parts["new_memory"] == pytest.approx(
-        min(one["extra_bytes"] for one in row["contenders"].values()) / roof["new_memory_gb_per_s"] / 1e6, rel=1e-3
-    )
-    assert f"= {sum(parts.values()):.3g} ms" in report.text(found)
-    assert "in turn" not in report.text(toy_report())
+def test_in_turn_is_bytes_then_products_at_the_best_rate():
+    told = {"gb_per_s": 5.0, "ms": 4.0, "flops": 2e9, "extra_bytes": 3e6}
+    row = {"ours": "ours", "contenders": {"ours": told, "other": {"extra_bytes": 9e6}, "wrong": {"why_not": "wrong"}}}
+    roof = {
+        "copy_gb_per_s": 10.0,
+        "gemm_gflop_per_s": {"bfloat16": 50.0, "float32": 100.0},
+        "new_memory_gb_per_s": 2.0,
+    }
+    parts = report.in_turn(row, roof)["in_turn_ms"]
+    assert parts == {"bytes": 2.0, "products": 20.0, "new_memory": 1.5}
+    assert "bytes 2 + products 20 = 22 ms; mapping all results as new memory: 1.5" in report.in_turn_line(parts)
+
+
+def test_in_turn_is_told_of_every_case_where_the_machine_is_known(toy):
+    assert "in turn: bytes" in report.text(toy(toy_case()))
+    assert "in turn: bytes" not in report.text(toy_report())
 
 
 def test_no_figure_is_printed_for_a_wrong_result(toy):
