@@ -121,3 +121,21 @@ def test_a_wrong_tensor_is_named(wrong):
         message, state[0] = "highest: expected contiguous float32", torch.zeros(3)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.eokit.nce_add_(*list(given.values())[:5], *state)
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    """Of the passes: the products of a loss are the library's, and its to order."""
+    torch.manual_seed(0)
+    scores, ids = torch.randn(1000, 777), (torch.arange(1000) % 333, torch.arange(777) % 333)
+    blocks = (torch.arange(1000) // 333, torch.arange(777) // 333)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            state, slopes = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0])[:, None].repeat(1, 1000), scores.clone()
+            torch.ops.eokit.nce_add_(scores, *ids, *blocks, *state)
+            torch.ops.eokit.nce_slopes_(slopes, *ids, *blocks, state[0].contiguous(), state[2].contiguous())
+            found.append((state, slopes))
+    finally:
+        torch.set_num_threads(before)
+    assert all(x.equal(y) for other in found[1:] for x, y in zip(other, found[0], strict=True))

@@ -57,7 +57,7 @@ def mil_nce(features: Tensor, group: Tensor, *, block: Tensor | None = None, tem
     of the same group. AnySat: group = the patch, block = sample and modality. MIL-NCE: Miech et al. 2020 (arXiv
     1912.06430).
 
-    Memory, precision, errors and the result as for `info_nce`.
+    Memory, precision, errors and the result as for `info_nce`; on a CPU up to 65,536 logits are held.
     """
     check_tensors(features=features, group=group, block=block)
     _check_features("features", features, "features", features)

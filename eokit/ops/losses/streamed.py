@@ -1,7 +1,8 @@
 """The losses tile by tile: logits are made, used and forgotten, in the forward and once more in the backward.
 
 The products are the library's; what is done to a tile is in `tiles.py`, and for kernels of ours in `compiled.py`, on a
-CPU, and `triton.py`. Tiles come in one order, so that results do not depend on anything else.
+CPU, and `triton.py`. Tiles come in one order. The bits of gradients
+depend on the number of threads only where the library's products do.
 """
 
 from __future__ import annotations

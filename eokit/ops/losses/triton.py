@@ -229,7 +229,7 @@ def _given(pairs: Pairs) -> tuple[list[Tensor | None], int, bool]:
     matrix, *ids = pairs
     if matrix is not None:
         matrix = (matrix if matrix.stride(1) == 1 else matrix.contiguous()).view(torch.uint8)
-    ids = [None if one is None else one.contiguous() for one in ids]
+    ids = [None if one is None else one.long().contiguous() for one in ids]
     row_stride = 0 if matrix is None else matrix.stride(0)
     return [matrix, *ids], row_stride, matrix is not None or pairs.group_rows is not None
 
