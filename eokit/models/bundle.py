@@ -114,9 +114,8 @@ def find_bundle(path: Path) -> Path:
     for candidate in (path, path / "bundle"):
         if (candidate / CONFIG_FILE).is_file():
             return candidate
-    raise WeightsError(
-        f"{path}: no bundle here ({CONFIG_FILE} is missing); give the folder that pretrain or finetune wrote"
-    )
+    what = f"no bundle here ({CONFIG_FILE} is missing)" if path.exists() else "no such folder"
+    raise WeightsError(f"{path}: {what}; give what pretrain, finetune or `eokit models convert` wrote")
 
 
 def newest_bundle(folder: Path = Path("runs")) -> Path:
