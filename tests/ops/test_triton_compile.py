@@ -50,7 +50,7 @@ def attention_calls():
         yield attention(BF16, dim, bias=False)[0]
     for dtype, dim in product((BF16, FP32), (44, 48, 100, 128)):
         yield attention(dtype, dim, bias=False)[1]
-    for dtype, dim in ((BF16, 13), (FP16, 64), (BF16, 128), (FP32, 64), (FP32, 128)):
+    for dtype, dim in ((BF16, 13), (FP16, 64), (FP16, 96), (BF16, 128), (FP32, 64), (FP32, 128)):
         yield from attention(dtype, dim, gap=1)
     yield from attention(BF16, 64, bias=False, length=1, shape=(1, 1, 1))
 
