@@ -69,7 +69,10 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Pretrain an encoder on the series of a store: it learns to predict parcels that are hidden from it.
+    """Pretrain an encoder without labels: it learns to predict what is hidden from it.
+
+    cropsts predicts hidden parcels of one store; anysat hidden blocks of patches, of one or several stores, and learns
+    to tell patches apart as well.
 
     Writes DIR/bundle (for finetune, evaluate and predict), DIR/events.jsonl, DIR/curves.png and checkpoints. With
     --resume the settings are those of the run in --out, so that nothing else need be typed again.

@@ -29,12 +29,20 @@ class Features:
     tile: (B, D), one vector a sample. patch: (B, D, h, w), one vector a patch of `patch_size` pixels, pooled over the
     valid dates. dense: (B, D', H, W), one vector a sub-patch of one modality (`config.dense`), or None.
     seen: (B, h, w) bool, False where no date of any modality showed the patch (its features are then meaningless).
+    whole_seen: (B,) bool, where a modality with one pixel for the whole tile, which makes no patch seen, is in `tile`.
     """
 
     tile: Tensor
     patch: Tensor
     seen: Tensor
     dense: Tensor | None = None
+    whole_seen: Tensor | None = None
+
+    @property
+    def tile_seen(self) -> Tensor:
+        """(B,) bool, False where no modality showed anything of the sample (`tile` is then meaningless)."""
+        seen = self.seen.flatten(1).any(1)
+        return seen if self.whole_seen is None else seen | self.whole_seen
 
 
 class Expected(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eokit.errors import DataError
+from eokit.errors import DataError, UsageError
 from eokit.progress import Progress
 
 TOLERANCE = 2e-5
@@ -95,6 +95,8 @@ def compare(folder: Path, run: RunCase, quiet: bool = True) -> list[Outcome]:
             file = folder / entry["file"]
             try:
                 about, ours, recorded = run(entry, read_case(file))
+            except UsageError as error:
+                raise DataError(f"{file}: is no case of this model ({error})") from None
             except (KeyError, TypeError) as error:
                 raise DataError(f"{file}: is no case of this model ({type(error).__name__} {error})") from None
             outcomes.append(Outcome(entry["file"], about, relative_error(ours, recorded)))

@@ -68,6 +68,8 @@ def _read_torch(file: Path) -> Any:
             f"{file}: holds {held[1]} beside tensors, which cannot be read safely; where you trust the file, load it"
             " with torch.load(..., weights_only=False) and save its state_dict alone"
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{file}: is no torch checkpoint ({reason[:120]}); download it again") from None
+    except (OSError, RuntimeError) as error:
+        sentence = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
+        raise WeightsError(f"{file}: is no torch checkpoint ({sentence}); download it again") from None
+    except Exception:  # an unpickler stumbles over arbitrary bytes in any way: IndexError, KeyError, ...
+        raise WeightsError(f"{file}: is no torch checkpoint; download it again") from None

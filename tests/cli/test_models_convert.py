@@ -90,6 +90,8 @@ def width_of_no_model(file):
         (more_than_tensors, "holds pathlib.* beside tensors, which cannot be read safely"),
         (lambda file: file.write_text("<html>not found</html>"), "is no torch checkpoint"),
         (lambda file: file.write_bytes(b""), "is no torch checkpoint"),
+        (lambda file: file.write_text("Repository not found"), "is no torch checkpoint"),
+        (lambda file: file.write_text("hello"), "is no torch checkpoint"),
         (list_of_tensors, "holds a list, expected tensors by name"),
         (no_tensors, "holds no AnySat encoder"),
         (width_of_no_model, "holds 0 blocks of width 7"),
@@ -103,9 +105,13 @@ def test_a_file_that_is_none_is_exit_4_in_one_line(eokit, tmp_path, write, told)
     assert re.search(told, err)
 
 
-def test_a_cut_file_is_exit_4(eokit, weights, tmp_path):
-    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:5000])
-    assert eokit("models", "convert", "anysat", "cut.pth", "b")[0] == 4
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
+def test_a_cut_file_is_exit_4_with_the_first_sentence_of_torch(eokit, weights, tmp_path, share):
+    whole = weights.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
+    code, _, err = eokit("models", "convert", "anysat", "cut.pth", "b")
+    assert code == 4
+    assert re.search(r"cut\.pth: is no torch checkpoint \([^().]+\); download it again$", err.strip())
 
 
 def test_a_missing_file_is_exit_2(eokit):

@@ -73,6 +73,24 @@ def test_a_damaged_folder_is_exit_3_and_names_the_file(eokit, folder, damage, to
     assert told in err
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"size": "huge"}, "KeyError 'huge'"),
+        ({"patch_size_m": 35}, "patch_metres = 35: spot has sub-patches of 10 m"),
+        ({"patch_size_m": 30}, "spot of 20 x 20 pixels does not divide into patches of"),
+        ({"modalities": {}}, "anysat: modalities is empty"),
+        ({"output": "dense", "output_modality": "s2"}, "dense = 's2' is not in the batch"),
+    ],
+)
+def test_an_entry_that_cannot_run_is_exit_3_and_names_the_file(eokit, folder, changes, told):
+    entries = [ENTRY | {"file": "same.npz"}, ENTRY | changes | {"file": "off.npz"}]
+    (folder / "index.json").write_text(json.dumps(entries))
+    code, _, err = eokit("models", "parity", "anysat", folder, "-q")
+    assert code == 3
+    assert f"off.npz: is no case of this model ({told}" in err
+
+
 def test_a_model_without_published_weights_is_refused_with_those_that_have(eokit, folder):
     code, _, err = eokit("models", "parity", "cropsts", folder)
     assert code == 2

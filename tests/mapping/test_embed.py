@@ -17,13 +17,17 @@ import zarr
 from eokit.data.collate import collate
 from eokit.data.dataset import SampleDataset
 from eokit.data.formats.treesatai import open_source
+from eokit.data.preprocessing import Preprocessing
+from eokit.data.sample import Batch
 from eokit.data.writer import WriteOptions, write_store
 from eokit.errors import DataError, Interrupted, UsageError
 from eokit.files import put_in_place
+from eokit.mapping.embedding.encode import FeatureReader
 from eokit.mapping.embedding.run import EmbedSettings, embed, try_out
 from eokit.mapping.ledger import Ledger, partial_folder
+from eokit.models.base import Features
 from eokit.models.bundle import load_bundle
-from eokit.tasks.inputs import match_inputs
+from eokit.tasks.inputs import Reading, match_inputs
 from tests.data.stores import make_source, make_store
 from tests.mapping.cog_layout import assert_cloud_optimized
 from tests.tasks.many_sensors import anysat_bundle, many_sensors
@@ -148,6 +152,16 @@ def test_patches_that_no_date_shows_are_marked_and_counted(run, dtype, unseen):
     hidden[:, :, :2, :2] = True
     assert np.array_equal(np.isnan(stored) if unseen != -128 else stored == -128, hidden)
     assert result.unseen_share == 0.25
+
+
+def test_a_sample_that_only_a_sensor_without_patches_saw_has_a_vector_and_one_that_nobody_saw_has_none(bundle, store):
+    seen = torch.zeros(2, 1, 1, dtype=torch.bool)
+    features = Features(torch.ones(2, 4), torch.ones(2, 4, 1, 1), seen, whole_seen=torch.tensor([True, False]))
+    told = {}
+    for level in ("tile", "patch"):
+        reader = FeatureReader(store.path, load_bundle(bundle).encoder, Preprocessing({}), level, Reading(), None, {})
+        told[level] = reader._of_level(features, Batch({}, ())).seen.flatten().tolist()
+    assert told == {"tile": [True, False], "patch": [False, False]}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -293,6 +294,37 @@ def test_a_partial_checkpoint_names_the_missing_keys(tiny):
     state = published(tiny)
     del state["blocks.1.attn.qkv.bias"]
     with pytest.raises(WeightsError, match=r"tensors match AnySat: missing blocks\.1\.attn\.qkv\.bias"):
+        from_official(state, "AnySat.pth")
+
+
+@pytest.mark.parametrize("key", ["blocks.1.attn.qkv.weight", "blocks.2.attn.q_learned", "blocks.1.mlp.fc2.bias"])
+def test_a_single_missing_tensor_of_a_block_is_named_alone(tiny, key):
+    state = published(tiny)
+    del state[key]
+    told = rf"{len(state)} of {len(state) + 1} tensors match AnySat: missing {re.escape(key)}$"
+    with pytest.raises(WeightsError, match=told):
+        from_official(state, "AnySat.pth")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_of_a_missing_block_the_keys_are_named(tiny, number):
+    state = {key: x for key, x in published(tiny).items() if not key.startswith(f"blocks.{number}.")}
+    with pytest.raises(WeightsError, match=rf"tensors match AnySat: (missing blocks\.{number}\.\S+; )+and \d+ more$"):
+        from_official(state, "AnySat.pth")
+
+
+def test_a_checkpoint_without_blocks_is_told_what_is_expected(tiny):
+    state = {key: x for key, x in published(tiny).items() if not key.startswith("blocks.")}
+    with pytest.raises(WeightsError, match="holds 0 blocks of width 256, expected an AnySat such as 6 of 768"):
+        from_official(state, "AnySat.pth")
+
+
+@pytest.mark.parametrize("key", ["cls_token", "blocks.2.attn.q_learned", "blocks.2.attn.rpe_k.lookup_table_weight"])
+def test_a_tensor_without_the_leading_ones_of_the_published_one_is_refused(tiny, key):
+    state = published(tiny)
+    expected, state[key] = tuple(state[key].shape), state[key].squeeze()
+    told = f"{key} is {tuple(state[key].shape)}, the model has {expected}"
+    with pytest.raises(WeightsError, match=re.escape(told)):
         from_official(state, "AnySat.pth")
 
 

@@ -283,5 +283,38 @@ def test_a_series_of_no_dates_is_not_there(name):
             assert_same(encoder(both, METRES), encoder(alone, METRES))
 
 
+def only_modis(seen_by_modis=(True, False)):
+    """Two samples of 60 m, of which s2 saw nothing and MODIS what is told."""
+    s2, modis = noise("s2"), noise("modis")
+    s2.valid[:] = False
+    modis.valid[:] = torch.tensor(seen_by_modis)[:, None, None, None]
+    return {"s2": s2, "modis": modis}
+
+
+@pytest.mark.parametrize("metres", [10, 20, 30, 60])
+@torch.no_grad()
+def test_modis_makes_no_patch_seen_at_any_patch_size(metres):
+    assert not encoder_of().encode(only_modis(), metres).seen.any()
+
+
+@torch.no_grad()
+def test_modis_alone_is_seen_where_it_is():
+    assert encoder_of().encode({"modis": only_modis()["modis"]}, METRES).seen.flatten().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("metres", [30, 60])
+@pytest.mark.parametrize(
+    ("tile_of", "told"), [("token", [True, False]), ("modalities", [True, False]), ("patches", [False, False])]
+)
+@torch.no_grad()
+def test_a_sample_that_only_modis_saw_has_a_vector_of_what_modis_is_in(metres, tile_of, told):
+    observed = only_modis()
+    features = encoder_of().encode(observed, metres, tile_of=tile_of)
+    assert features.tile_seen.tolist() == told
+    other = observed["modis"]._replace(values=observed["modis"].values + 1)
+    moved = encoder_of().encode(observed | {"modis": other}, metres, tile_of=tile_of)
+    assert ((moved.tile - features.tile).abs().amax(1) > 1e-6).tolist() == told
+
+
 def as_series(one, name):
     return Series(one.values, one.dates.int(), one.valid, name)

@@ -63,7 +63,7 @@ class FeatureReader:
 
     def _of_level(self, features: Features, batch: Batch) -> Encoded:
         if self.level == "tile":
-            return _plain(features.tile, features.seen.flatten(1).any(1))
+            return _plain(features.tile, features.tile_seen)
         if self.level == "patch":
             return _plain(features.patch, features.seen)
         maps, seen = features.dense, features.seen

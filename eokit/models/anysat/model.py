@@ -156,11 +156,14 @@ class AnySat(Encoder):
         h, w = tokens.grid
         patch = x[:, 1:].unflatten(1, (h, w)).contiguous().permute(0, 3, 1, 2)
         seen = torch.ones((len(x), h, w), dtype=torch.bool, device=x.device)
+        tile_of, whole_seen = tile_of or self.config.tile_of, None
         if tokens.seen is not None:
-            by_patch = [one for one in tokens.seen.values() if one.shape[1] == h * w]  # not MODIS: one for the tile
-            seen = torch.stack(by_patch).any(0).unflatten(1, (h, w))
+            names = [name for name in tokens.seen if name not in tokens.whole]  # MODIS beside others shows no patch
+            seen = torch.stack([tokens.seen[name] for name in names or tokens.whole]).any(0).unflatten(1, (h, w))
+            if tokens.whole and tile_of != "patches":
+                whole_seen = torch.cat([tokens.seen[name] for name in tokens.whole], 1).any(1)
         maps = None if dense is None else self.dense(patch, tokens.sub[dense], observed[dense].sensor)
-        return Features(_tile(tile_of or self.config.tile_of, x, seen, tokens), patch, seen, maps)
+        return Features(_tile(tile_of, x, seen, tokens), patch, seen, maps, whole_seen)
 
     def sensor(self, modality: str, bands: int) -> AnySatSensor | None:
         """The sensor as which a modality of so many bands is read; None where there is no projector for one."""

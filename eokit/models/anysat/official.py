@@ -135,7 +135,7 @@ def from_official(state: Mapping[str, Any], source: str, **config: Any) -> AnySa
     config: values of AnySatConfig over those with which the published weights were trained.
     """
     tensors = encoder_tensors(state, source)
-    depth = sum(bool(re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight", key)) for key in tensors)
+    depth = _depth(tensors)
     width = tensors["cls_token"].shape[-1] if tensors["cls_token"].ndim else 0
     if not depth or not width or width % HEAD_WIDTH:
         raise WeightsError(f"{source}: holds {depth} blocks of width {width}, expected an AnySat such as 6 of 768")
@@ -144,22 +144,35 @@ def from_official(state: Mapping[str, Any], source: str, **config: Any) -> AnySa
     return encoder
 
 
+def _depth(tensors: Mapping[str, Tensor]) -> int:
+    """How many blocks a checkpoint has before the crossing one, which is the last and has no `attn.qkv`."""
+    last = max((int(at[1]) for key in tensors if (at := re.match(r"blocks\.(\d+)\.", key))), default=0)
+    crossing_is_missing = any(key.startswith(f"blocks.{last}.attn.qkv.") for key in tensors)
+    return last + crossing_is_missing
+
+
 def load_official(encoder: AnySat, tensors: Mapping[str, Tensor], source: str) -> None:
     """Every tensor under its published name into `encoder`, or none; a mismatch names published keys."""
-    own = encoder.state_dict()
-    names = {official_key(key, encoder.config.depth): key for key in own}
-    given = {key: _without_ones(key, x) for key, x in tensors.items()}
-    check_tensors({theirs: own[ours] for theirs, ours in names.items()}, given, source, "AnySat")
-    encoder.load_state_dict({names[key]: x for key, x in given.items()})
+    check_tensors(as_published(encoder), tensors, source, "AnySat")
+    own, depth = encoder.state_dict(), encoder.config.depth
+    encoder.load_state_dict({key: tensors[official_key(key, depth)].reshape(x.shape) for key, x in own.items()})
+
+
+def as_published(encoder: AnySat) -> dict[str, Tensor]:
+    """The encoder's tensors, which share its memory, under their published names and in their published shapes."""
+    found = {}
+    for ours, x in encoder.state_dict().items():
+        key = official_key(ours, encoder.config.depth)
+        ones = next((count for end, count in _ONES.items() if key.endswith(end)), 0)
+        found[key] = x[(None,) * ones]
+    return found
 
 
 def stand_in_encoder(size: str, **config: Any) -> AnySat:
     """The encoder of a published size under the stand-in weights of the recorded cases."""
     encoder = AnySat(AnySatConfig(**{**PRESETS[size], **config}))
-    for ours, x in encoder.state_dict().items():
-        key = official_key(ours, encoder.config.depth)
-        ones = next((count for end, count in _ONES.items() if key.endswith(end)), 0)
-        x.copy_(stand_in(key, (*[1] * ones, *x.shape)).reshape(x.shape))
+    for key, x in as_published(encoder).items():
+        x.copy_(stand_in(key, tuple(x.shape)))
     return encoder.eval()
 
 
@@ -195,8 +208,3 @@ _OUTPUTS: dict[str, Callable[[Features], Tensor]] = {
 
 _ONES = {"cls_token": 2, "q_learned": 2, "lookup_table_weight": 1}
 """Leading dimensions of length 1 that a published tensor has before ours, by the end of its key."""
-
-
-def _without_ones(key: str, x: Tensor) -> Tensor:
-    ones = next((count for end, count in _ONES.items() if key.endswith(end)), 0)
-    return x.reshape(x.shape[ones:]) if ones and x.shape[:ones] == (1,) * ones else x
