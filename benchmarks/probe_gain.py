@@ -31,7 +31,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "raw": {"protocol": "raw-linear"},
 }
 ENCODER_ONLY = ("features", "dense", "patch_metres", "tile_of", "dates")
-"""Settings that the raw series, read without an encoder, do not take."""
+"""Settings of an encoder and what it reads; the raw series are read whole."""
 
 
 @click.command(help=__doc__)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -36,3 +40,12 @@ def instruction_set_or_skip(instruction_set):
             pytest.skip(f"this CPU or build has no {name}")
 
     return use
+
+
+def assert_passes_interpreted(file):
+    """The tests of `file` pass in a process of their own, in which Triton interprets its kernels."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "EOKIT_BACKEND": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout

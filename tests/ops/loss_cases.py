@@ -127,3 +127,17 @@ def assert_law(ours, theirs, exact):
     for a, truth in zip(ours, exact, strict=True):
         assert torch.equal(a.isneginf(), truth.isneginf())
     assert_as_exact_as(*([x.masked_fill(x.isneginf(), 0) for x in one] for one in (ours, theirs, exact)))
+
+
+def assert_exact_pass(tested, kind, inside, rows, columns, scale):
+    """Sums and slopes of random logits by the module `tested` are as exact as torch's; rows without positives are 0."""
+    ways = ((tiles, torch.float64), (tiles, torch.float32), (tested, torch.float32))
+    torch.manual_seed(rows)
+    scores, pairs = torch.randn(rows, columns) * scale, make_pairs(kind, rows, columns)
+    exact, theirs, ours = (sums(module, scores.to(dtype), pairs, inside) for module, dtype in ways)
+    assert_law(ours, theirs, exact)
+    used = exact[-1] > (-INFINITY if inside else 0)
+    known = [torch.where(used, x, INFINITY) for x in (exact[0], exact[-1])]
+    every, theirs, ours = (slopes(module, scores.to(dtype), pairs, known, inside) for module, dtype in ways)
+    assert_law([ours], [theirs], [every])
+    assert (ours[~used] == 0).all()

@@ -7,12 +7,11 @@ import torch
 
 from eokit.ops import info_nce, library, mil_nce, placement, use_backend
 from eokit.ops.losses import compiled, tiles
-from eokit.ops.losses.tiles import INFINITY
 from tests.ops.loss_cases import (
     KINDS,
     LOSSES,
     SIZES,
-    assert_law,
+    assert_exact_pass,
     in_tiles,
     make_loss,
     make_pairs,
@@ -23,7 +22,6 @@ from tests.ops.loss_cases import (
 from tests.ops.row_cases import assert_as_exact_as
 
 pytestmark = pytest.mark.skipif(not library.COMPILED, reason="the compiled library is not there")
-WAYS = ((tiles, torch.float64), (tiles, torch.float32), (compiled, torch.float32))
 every_set = pytest.mark.parametrize("instruction_set", ["portable", "avx2", "avx512"])
 
 
@@ -45,15 +43,7 @@ def chosen(request):
 @pytest.mark.parametrize(("rows", "columns", "scale"), SIZES)
 @pytest.mark.parametrize(("kind", "inside"), list(product(KINDS, (False, True))))
 def test_sums_and_slopes_are_as_exact_as_torch(kind, inside, rows, columns, scale, instruction_set, poisoned):
-    torch.manual_seed(rows)
-    scores, pairs = torch.randn(rows, columns) * scale, make_pairs(kind, rows, columns)
-    exact, theirs, ours = (sums(module, scores.to(dtype), pairs, inside) for module, dtype in WAYS)
-    assert_law(ours, theirs, exact)
-    used = exact[-1] > (-INFINITY if inside else 0)
-    known = [torch.where(used, x, INFINITY) for x in (exact[0], exact[-1])]
-    every, theirs, ours = (slopes(module, scores.to(dtype), pairs, known, inside) for module, dtype in WAYS)
-    assert_law([ours], [theirs], [every])
-    assert (ours[~used] == 0).all()
+    assert_exact_pass(compiled, kind, inside, rows, columns, scale)
 
 
 @pytest.mark.parametrize("rows", [2, 17, 143, 257])

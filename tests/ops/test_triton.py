@@ -4,7 +4,6 @@ The interpreter must be asked for before triton is imported, so the tests run in
 one starts. bfloat16 products are upcast there: the interpreter's own are wrong.
 """
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import torch
 from eokit.errors import ArgumentError, SetupError
 from eokit.ops import attention, backends, gather_tokens, library, placement, row_mlp, scatter_tokens, use_backend
 from tests.ops.cases import NAMES, assert_as_exact_as_torch, make_case
+from tests.ops.conftest import assert_passes_interpreted
 from tests.ops.row_cases import assert_as_exact_as, choose, make_rows, make_series, run_mlp
 from tests.ops.row_cases import run_pool as pool
 
@@ -30,11 +30,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.slow
 @pytest.mark.skipif(library.INTERPRETED, reason="this is that process")
 def test_the_interpreter_agrees_with_the_reference():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "EOKIT_BACKEND": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
+    assert_passes_interpreted(__file__)
 
 
 @interpreted

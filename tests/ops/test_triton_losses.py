@@ -1,8 +1,5 @@
 """The Triton kernels of the losses in Triton's interpreter, in a process of their own; see test_triton.py."""
 
-import os
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -11,15 +8,16 @@ import torch
 from eokit.ops import info_nce, library, placement, use_backend
 from eokit.ops.losses import streamed, tiles
 from eokit.ops.losses.tiles import INFINITY, Pairs
+from tests.ops.conftest import assert_passes_interpreted
 from tests.ops.loss_cases import (
     KINDS,
     LOSSES,
     SIZES,
+    assert_exact_pass,
     assert_law,
     halves,
     in_tiles,
     make_loss,
-    make_pairs,
     passes_of,
     run_loss,
     slopes,
@@ -38,26 +36,14 @@ WAYS = ((tiles, torch.float64), (tiles, torch.float32), ("triton", torch.float32
 @pytest.mark.slow
 @pytest.mark.skipif(library.INTERPRETED, reason="this is that process")
 def test_the_interpreter_agrees_with_torch():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "EOKIT_BACKEND": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
+    assert_passes_interpreted(__file__)
 
 
 @interpreted
 @every_size
 @pytest.mark.parametrize(("kind", "inside"), list(product(KINDS, (False, True))))
 def test_sums_and_slopes_are_as_exact_as_torch_and_0_without_positives(kind, inside, scale, rows, columns, poisoned):
-    torch.manual_seed(rows)
-    scores, pairs = torch.randn(rows, columns) * scale, make_pairs(kind, rows, columns)
-    exact, theirs, ours = (sums(module, scores.to(dtype), pairs, inside) for module, dtype in WAYS)
-    assert_law(ours, theirs, exact)
-    used = exact[-1] > (-INFINITY if inside else 0)
-    known = [torch.where(used, x, INFINITY) for x in (exact[0], exact[-1])]
-    every, theirs, ours = (slopes(module, scores.to(dtype), pairs, known, inside) for module, dtype in WAYS)
-    assert_law([ours], [theirs], [every])
-    assert (ours[~used] == 0).all()
+    assert_exact_pass("triton", kind, inside, rows, columns, scale)
 
 
 @interpreted
