@@ -28,6 +28,7 @@ struct AttentionForward {
   Sequences<const float> bias;  // transposed, (..., H, Lk, Lq), stride 0 where it is shared; data == nullptr: none
   Sequences<E> out;
   int64_t parts = 1;     // that the queries of an item are split into; a part of an item is what a thread takes
+  bool past_caches = false;  // whether `out` is too large to be read from the caches later
   float* lse = nullptr;  // (..., H, Lq) contiguous: log of the sum of exp(scores); +inf where no key is valid
 };
 
@@ -39,6 +40,7 @@ struct AttentionBackward {
   Sequences<const float> bias;
   const float* lse = nullptr;
   Sequences<E> grad_q, grad_k, grad_v;
+  bool past_caches = false;  // whether they are too large to be read from the caches later
   Sequences<float> grad_bias;  // is added to, like bias; data == nullptr: not wanted
 };
 

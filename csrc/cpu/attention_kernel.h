@@ -212,13 +212,15 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         multiply<Arithmetic, Layout::kColumns>({length, width / V::kWidth, words<O>(count), scores, panel,
                                                 values + words<O>(key) * width, width, out, width, key > 0});
       }
-      unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length));
+      unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length),
+                call.past_caches);
       for (int64_t c = 0; c < length; c += V::kWidth) {
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
         V::store_first(lse + first + c, V::add(V::load(maximum + c), log<V>(V::load(sum + c))), left);
       }
     }
   }
+  if (call.past_caches) V::finish_streams();
 }
 
 // S^T becomes P^T and slopes, dP^T, becomes dS^T, both for products over queries; `by_keys` gets dS^T for a product over
@@ -326,11 +328,12 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
             {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width, grad_queries, width, key > 0});
       }
       const auto scaled = [&](int64_t) { return shape.scale; };
-      unpack<V>(grad_queries, width, scaled, walk.queries(call.grad_q, first, length));
+      unpack<V>(grad_queries, width, scaled, walk.queries(call.grad_q, first, length), call.past_caches);
     }
-    unpack<V>(grad_keys, width, [&](int64_t) { return shape.scale; }, walk.keys(call.grad_k));
-    unpack<V>(grad_values, width, [](int64_t) { return 1.0f; }, walk.keys(call.grad_v));
+    unpack<V>(grad_keys, width, [&](int64_t) { return shape.scale; }, walk.keys(call.grad_k), call.past_caches);
+    unpack<V>(grad_values, width, [](int64_t) { return 1.0f; }, walk.keys(call.grad_v), call.past_caches);
   }
+  if (call.past_caches) V::finish_streams();
 }
 
 template <class V, class O, class E>

@@ -52,6 +52,12 @@ struct Rows {
   }
 };
 
+// Whether `count` elements from `data` on, and what follows at that distance, begin where a cache line does.
+template <class E>
+EOKIT_INLINE bool are_lines(const E* data, int64_t count) {
+  return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(count) * sizeof(E)) % 64 == 0;
+}
+
 // The first `count` < V::kWidth elements of a row, zeros behind them.
 template <class V, class E>
 EOKIT_INLINE typename V::Reg load_first(const E* from, int count) {
@@ -102,14 +108,19 @@ void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
   }
 }
 
-// Row r = factor(r) * src[r][0..dim).
+// Row r = factor(r) * src[r][0..dim). `past_caches`: if the rows are whole cache lines, the caches are left alone.
 template <class V, class E, class Factor>
-EOKIT_INLINE void unpack(const float* src, int64_t width, const Factor& factor, const Rows<E>& rows) {
+EOKIT_INLINE void unpack(const float* src, int64_t width, const Factor& factor, const Rows<E>& rows, bool past_caches) {
   const int64_t whole = rows.dim / V::kWidth * V::kWidth;
+  const bool streams = past_caches && are_lines(rows.data, rows.stride) && are_lines(rows.data, rows.dim);
   for (int64_t r = 0; r < rows.count; ++r) {
     const typename V::Reg scale = V::set(factor(r));
     const float* from = src + r * width;
     E* to = rows.at(r);
+    if (streams) {
+      for (int64_t d = 0; d < whole; d += V::kWidth) V::stream(to + d, V::mul(scale, V::load(from + d)));
+      continue;
+    }
     for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
     if (whole < rows.dim)
       store_first<V>(to + whole, V::mul(scale, V::load(from + whole)), static_cast<int>(rows.dim - whole));

@@ -36,6 +36,7 @@ struct PoolBackward : PoolInputs<E> {
   E* grad_x = nullptr;           // (P, T, D) contiguous
   float* grad_queries = nullptr;  // is added to, as is
   float* grad_bias = nullptr;
+  bool past_caches = false;  // whether grad_x is too large to be read from the caches later
 };
 
 template <class E>

@@ -181,10 +181,11 @@ void pool_backward(const PoolBackward<E>& call, int64_t begin, int64_t end) {
       }
     for (int64_t i = 0; i < count; ++i)
       unpack<V>(grad_x + i * width, width, [](int64_t) { return 1.0f; },
-                Rows<E>{out.at(pixel.date(i)), shape.dim, 1, shape.dim});
+                Rows<E>{out.at(pixel.date(i)), shape.dim, 1, shape.dim}, call.past_caches);
     multiply<V, Layout::kColumns>(
         {shape.heads, width / V::kWidth, count, slopes, lanes, pixel.x, width, grad_queries, width, true});
   }
+  if (call.past_caches) V::finish_streams();
   for (int64_t h = 0; h < shape.heads; ++h)
     for (int64_t d = 0; d < shape.dim; ++d) call.grad_queries[h * shape.dim + d] += grad_queries[h * width + d];
 }

@@ -16,7 +16,8 @@ struct SumUnmapped {
 
 template <class E>
 struct TokenKernelsOf {
-  void (*map_rows)(const MapRows<E>& call, int64_t begin, int64_t end);  // rows begin <= b * R + r < end
+  // Rows begin <= b * R + r < end. `past_caches`: whether all are too many to be read from the caches later.
+  void (*map_rows)(const MapRows<E>& call, bool past_caches, int64_t begin, int64_t end);
   void (*sum_unmapped)(const SumUnmapped<E>& call, int64_t begin, int64_t end);
 };
 

@@ -7,24 +7,36 @@
 namespace eokit {
 namespace {
 
-template <class V, class E>
-EOKIT_INLINE void copy_row(const E* from, int64_t dim, E* to) {
+// Puts a register where it belongs: through the caches or past them.
+template <class V, bool kStreams, class E>
+EOKIT_INLINE void put(E* to, typename V::Reg r) {
+  if constexpr (kStreams)
+    V::stream(to, r);
+  else
+    V::store(to, r);
+}
+
+// to = a + b, where either may be missing.
+template <class V, bool kStreams, class E>
+EOKIT_INLINE void put_row(const E* a, const E* b, int64_t dim, E* to) {
   int64_t d = 0;
-  for (; d + V::kWidth <= dim; d += V::kWidth) V::store(to + d, V::load(from + d));
-  for (; d < dim; ++d) to[d] = from[d];
+  if (a != nullptr && b != nullptr) {
+    for (; d + V::kWidth <= dim; d += V::kWidth) put<V, kStreams>(to + d, V::add(V::load(a + d), V::load(b + d)));
+    for (; d < dim; ++d) from_float(to_float(a[d]) + to_float(b[d]), to + d);
+  } else if (const E* from = a != nullptr ? a : b) {
+    for (; d + V::kWidth <= dim; d += V::kWidth) put<V, kStreams>(to + d, V::load(from + d));
+    for (; d < dim; ++d) to[d] = from[d];
+  } else {
+    for (; d + V::kWidth <= dim; d += V::kWidth) put<V, kStreams>(to + d, V::zero());
+    for (; d < dim; ++d) from_float(0.0f, to + d);
+  }
 }
 
 template <class V, class E>
-EOKIT_INLINE void add_rows(const E* a, const E* b, int64_t dim, E* to) {
-  int64_t d = 0;
-  for (; d + V::kWidth <= dim; d += V::kWidth) V::store(to + d, V::add(V::load(a + d), V::load(b + d)));
-  for (; d < dim; ++d) from_float(to_float(a[d]) + to_float(b[d]), to + d);
-}
-
-template <class V, class E>
-void map_rows(const MapRows<E>& call, int64_t begin, int64_t end) {
+void map_rows(const MapRows<E>& call, bool past_caches, int64_t begin, int64_t end) {
   constexpr int64_t kAhead = 4;  // rows of the source that are asked for early: they lie anywhere
   const int64_t dim = call.dim;
+  const bool streams = past_caches && are_lines(call.out, dim);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t b = i / call.rows, r = i % call.rows, from = call.map[i];
     const E* row = from < 0 ? call.fill : call.source + b * call.source_batch + from * call.source_row;
@@ -36,13 +48,12 @@ void map_rows(const MapRows<E>& call, int64_t begin, int64_t end) {
     const int64_t place = (call.by_output ? r : from) % call.positions_rows;
     const E* position =
         call.positions && place >= 0 ? call.positions + b * call.positions_batch + place * dim : nullptr;
-    if (row && position)
-      add_rows<V>(row, position, dim, to);
-    else if (row || position)
-      copy_row<V>(row ? row : position, dim, to);
+    if (streams)
+      put_row<V, true>(row, position, dim, to);
     else
-      for (int64_t d = 0; d < dim; ++d) from_float(0.0f, to + d);
+      put_row<V, false>(row, position, dim, to);
   }
+  if (streams) V::finish_streams();
 }
 
 template <class V, class E>

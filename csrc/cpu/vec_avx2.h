@@ -30,18 +30,17 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg load(const Float16* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  EOKIT_INLINE static void store(BFloat16* p, Reg r) {  // to the nearest, ties to even; NaN stays
-    const __m256i bits = _mm256_castps_si256(r);
-    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(r, r, _CMP_UNORD_Q));
-    const __m256i kept = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
-    const __m256i halves = _mm256_packus_epi32(kept, kept);  // within each half: 0..3 0..3 | 4..7 4..7
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
+  template <class Half>
+  EOKIT_INLINE static void store(Half* p, Reg r) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(r, p));
   }
-  EOKIT_INLINE static void store(Float16* p, Reg r) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT));
+  // Past the caches, to where a register's worth is aligned; `finish_streams` comes after the last.
+  EOKIT_INLINE static void stream(float* p, Reg r) { _mm256_stream_ps(p, r); }
+  template <class Half>
+  EOKIT_INLINE static void stream(Half* p, Reg r) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), halves(r, p));
   }
+  EOKIT_INLINE static void finish_streams() { _mm_sfence(); }
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
@@ -93,6 +92,16 @@ struct VecAvx2 {
   }
 
  private:
+  EOKIT_INLINE static __m128i halves(Reg r, const BFloat16*) {  // to the nearest, ties to even; NaN stays
+    const __m256i bits = _mm256_castps_si256(r);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(r, r, _CMP_UNORD_Q));
+    const __m256i kept = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
+    const __m256i packed = _mm256_packus_epi32(kept, kept);  // within each half: 0..3 0..3 | 4..7 4..7
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+  }
+  EOKIT_INLINE static __m128i halves(Reg r, const Float16*) { return _mm256_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT); }
   EOKIT_INLINE static __m256i first(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

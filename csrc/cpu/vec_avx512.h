@@ -31,17 +31,17 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg load(const Float16* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  EOKIT_INLINE static void store(BFloat16* p, Reg r) {  // to the nearest, ties to even; NaN stays
-    const __m512i bits = _mm512_castps_si512(r);
-    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(r, r, _CMP_UNORD_Q);
-    const __m512i kept = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(kept));
+  template <class Half>
+  EOKIT_INLINE static void store(Half* p, Reg r) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves(r, p));
   }
-  EOKIT_INLINE static void store(Float16* p, Reg r) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT));
+  // Past the caches, to where a register's worth is aligned; `finish_streams` comes after the last.
+  EOKIT_INLINE static void stream(float* p, Reg r) { _mm512_stream_ps(p, r); }
+  template <class Half>
+  EOKIT_INLINE static void stream(Half* p, Reg r) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), halves(r, p));
   }
+  EOKIT_INLINE static void finish_streams() { _mm_sfence(); }
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
@@ -90,6 +90,15 @@ struct VecAvx512 {
   }
 
  private:
+  EOKIT_INLINE static __m256i halves(Reg r, const BFloat16*) {  // to the nearest, ties to even; NaN stays
+    const __m512i bits = _mm512_castps_si512(r);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(r, r, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, _mm512_set1_epi32(0x7fc0));
+    return _mm512_cvtepi32_epi16(kept);
+  }
+  EOKIT_INLINE static __m256i halves(Reg r, const Float16*) { return _mm512_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT); }
   EOKIT_INLINE static __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 };
 

@@ -39,6 +39,11 @@ struct VecPortable {
   EOKIT_INLINE static void store(Half* p, Reg r) {
     for (int i = 0; i < kWidth; ++i) from_float(r[i], p + i);
   }
+  template <class E>
+  EOKIT_INLINE static void stream(E* p, Reg r) {  // through the caches: no instruction that all compilers have goes past
+    store(p, r);
+  }
+  EOKIT_INLINE static void finish_streams() {}
   EOKIT_INLINE static Reg add(Reg a, Reg b) { return a + b; }
   EOKIT_INLINE static Reg sub(Reg a, Reg b) { return a - b; }
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return a * b; }

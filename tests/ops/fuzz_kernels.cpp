@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -16,12 +17,13 @@ using namespace eokit;
 std::mt19937 rng(0);
 int64_t upto(int64_t most) { return 1 + static_cast<int64_t>(rng() % static_cast<uint64_t>(most)); }
 bool maybe() { return rng() % 2 == 0; }
+int64_t dims(int64_t most) { return maybe() ? 32 * upto(most / 32) : upto(most); }  // whole cache lines, or any
 
-// Not std::vector: its capacity may be more than its size.
+// Not std::vector: its capacity may be more than its size. Begins where a cache line does, as torch's tensors do.
 template <class E>
 class Exact {
  public:
-  explicit Exact(int64_t count, bool filled = true) : count_(count), data_(new E[count]) {
+  explicit Exact(int64_t count, bool filled = true) : count_(count), data_(new (kLine) E[count]) {
     for (int64_t i = 0; i < count; ++i)
       from_float(filled ? static_cast<float>(static_cast<int>(rng() % 2001) - 1000) * 1e-3f : 0.0f, &data_[i]);
   }
@@ -32,8 +34,13 @@ class Exact {
   }
 
  private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(E* data) const { ::operator delete[](data, kLine); }
+  };
+
   int64_t count_;
-  std::unique_ptr<E[]> data_;
+  std::unique_ptr<E[], Free> data_;
 };
 
 std::unique_ptr<bool[]> random_mask(int64_t count) {
@@ -58,7 +65,7 @@ void attention(const KernelPair<E>& kernels) {
   shape.leading.count = 2;
   const int64_t a = shape.leading.sizes[0] = upto(2), b = shape.leading.sizes[1] = upto(3);
   const int64_t queries = shape.queries = upto(maybe() ? 20 : 140), keys = shape.keys = upto(maybe() ? 20 : 420);
-  const int64_t heads = shape.heads = upto(3), dim = shape.dim = upto(maybe() ? 20 : 130);
+  const int64_t heads = shape.heads = upto(3), dim = shape.dim = maybe() ? upto(20) : dims(130);
   shape.scale = 0.3f;
   const bool far = maybe(), masked = maybe(), biased = maybe(), shared = maybe();
   const int64_t items = a * b * heads, q_size = items * queries * dim, k_size = items * keys * dim;
@@ -86,6 +93,7 @@ void attention(const KernelPair<E>& kernels) {
   if (biased) forward.bias = constant(bias_view(bias), static_cast<float*>(bias));
   forward.out = view<E>(out, b, queries, heads, dim, far), forward.lse = lse;
   forward.parts = upto((queries + kPanel - 1) / kPanel);
+  forward.past_caches = maybe();
   kernels.forward(forward, 0, items * forward.parts);
   out.must_be_finite("attention");
 
@@ -97,6 +105,7 @@ void attention(const KernelPair<E>& kernels) {
   backward.grad_k = view<E>(grad_k, b, keys, heads, dim, far);
   backward.grad_v = view<E>(grad_v, b, keys, heads, dim, far);
   if (biased) backward.grad_bias = bias_view(grad_bias);
+  backward.past_caches = maybe();
   kernels.backward(backward, 0, items);
   for (auto* x : {&grad_q, &grad_k, &grad_v}) x->must_be_finite("attention, backward");
   grad_bias.must_be_finite("attention, gradient of the bias");
@@ -104,7 +113,7 @@ void attention(const KernelPair<E>& kernels) {
 
 template <class E>
 void tokens(const TokenKernelsOf<E>& kernels) {
-  const int64_t batches = upto(3), rows = upto(20), sources = upto(20), dim = upto(70);
+  const int64_t batches = upto(3), rows = upto(20), sources = upto(20), dim = dims(70);
   const int64_t row = dim + upto(4) - 1, batch = sources * row + upto(4) - 1;  // rows may lie apart
   Exact<E> source((batches - 1) * batch + (sources - 1) * row + dim), fill(dim);
   Exact<E> positions(batches * rows * dim), out(batches * rows * dim);
@@ -115,7 +124,7 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   if (maybe()) call.positions = positions, call.positions_rows = rows, call.by_output = maybe();
   if (call.positions && maybe()) call.positions_batch = rows * dim;
   call.out = out;
-  kernels.map_rows(call, 0, batches * rows);
+  kernels.map_rows(call, maybe(), 0, batches * rows);
   Exact<float> sums(dim);
   kernels.sum_unmapped({out, map.get(), dim, sums}, 0, batches * rows);
   out.must_be_finite("tokens");
@@ -124,7 +133,7 @@ void tokens(const TokenKernelsOf<E>& kernels) {
 
 template <class E>
 void pool(const PoolKernelsOf<E>& kernels) {
-  const int64_t samples = upto(2), pixels = samples * upto(3), dates = upto(40), heads = upto(18), values = upto(50);
+  const int64_t samples = upto(2), pixels = samples * upto(3), dates = upto(40), heads = upto(18), values = dims(50);
   const int64_t dim = heads * values, size = pixels * dates * dim;
   const int64_t row = dim + upto(4) - 1;  // rows may lie apart, and the dates of a pixel a whole image
   const bool far = maybe();
@@ -137,7 +146,7 @@ void pool(const PoolKernelsOf<E>& kernels) {
   PoolInputs<E> in{{pixels, samples, dates, heads, dim}, x, x_pixel, x_date, queries, bias, positions};
   if (maybe()) in.mask = mask.get();
   kernels.forward({in, out, lse}, 0, pixels);
-  kernels.backward({in, lse, grad, grad_x, grad_queries, grad_bias}, 0, pixels);
+  kernels.backward({in, lse, grad, grad_x, grad_queries, grad_bias, maybe()}, 0, pixels);
   out.must_be_finite("pool");
   grad_x.must_be_finite("pool, backward");
   grad_queries.must_be_finite("pool, gradient of the queries");
