@@ -5,7 +5,8 @@
 // "broadcast one number, multiply a row" (matmul.h):
 //
 //   forward    S^T = K Qt,  P^T = exp(scale S^T + bias - max),  out = P V / sum            Qt: (D, queries), packed
-//   backward   P^T = exp(scale S^T + bias - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),  delta = rowsum(dO out)
+//   backward   P^T = exp(scale S^T + bias - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),
+//              delta = rowsum(dO out) = sum over keys of P^T dP^T
 //              dV = P^T dO,  dK = scale dS^T Q,  dQ = scale dS K,  dbias = dS summed over the sequences that share it
 //
 // Queries go in panels of at most kPanel, keys in blocks of at most kBlock with a running maximum, so that a block of
@@ -224,14 +225,23 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
 }
 
 // S^T becomes P^T and slopes, dP^T, becomes dS^T, both for products over queries; `by_keys` gets dS^T for a product over
-// keys where O packs it differently. The gradient of the bias grows by dS^T.
+// keys where O packs it differently. The gradient of the bias grows by dS^T. delta == nullptr: these are all the keys,
+// and delta is summed from what is here, so that `out` need not be read.
 template <class V, class O>
 void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys, int64_t panel, float scale,
                       const float* lse, const float* delta, const BiasBlock<float>& grad_bias) {
   using Reg = typename V::Reg;
   const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
-    const Reg shift = V::sub(V::zero(), V::load(lse + c)), mean = V::load(delta + c);
+    const Reg shift = V::sub(V::zero(), V::load(lse + c));
+    Reg mean = V::zero();
+    for (int64_t j = 0; j < keys; ++j) {
+      float* score = scores + j * panel + c;
+      const Reg p = exp<V>(V::fma(factor, V::load(score), shift));
+      mean = V::fma(p, V::load(slopes + j * panel + c), mean);
+      V::store(score, p);
+    }
+    if (delta != nullptr) mean = V::load(delta + c);
     for (int64_t j = 0; j < keys; j += O::kDepth) {
       Reg ds[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
@@ -241,9 +251,9 @@ void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys
         }
         float* score = scores + (j + d) * panel;
         float* slope = slopes + (j + d) * panel;
-        const Reg p = exp<V>(V::fma(factor, V::load(score + c), shift));
+        const Reg p = V::load(score + c);
         ds[d] = V::mul(p, V::sub(V::load(slope + c), mean));
-        O::put_queries(score, c, p);
+        if constexpr (O::kDepth > 1) O::put_queries(score, c, p);  // else it is there
         O::put_queries(slope, c, ds[d]);
         if (grad_bias.data != nullptr && c < grad_bias.length) {
           float* sum = grad_bias.at(j + d, c);
@@ -302,6 +312,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     }
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);
+    const bool in_blocks = walk.count() > kBlock;
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
@@ -309,7 +320,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
       const auto grad_out = walk.queries(call.grad_out, first, length);
       pack_both(walk.queries(call.q, first, length), queries, queries_t, panel);
       pack_both(grad_out, grads, grads_t, panel);
-      dot_rows<V>(grad_out, walk.queries(call.out, first, length), delta);
+      if (in_blocks) dot_rows<V>(grad_out, walk.queries(call.out, first, length), delta);
       for (int64_t i = 0; i < length; ++i) lse[i] = call.lse[item * shape.queries + first + i];
       for (int64_t i = length; i < panel; ++i) lse[i] = delta[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
@@ -319,7 +330,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
             {count, vectors, words<O>(dim), k, row, queries_t, panel, scores, panel, false});
         multiply<Arithmetic, Layout::kRows>({count, vectors, words<O>(dim), v, row, grads_t, panel, slopes, panel, false});
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
-        softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, delta,
+        softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr,
                                block_of(call.grad_bias, walk, key, first, length));
         float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
         multiply<Arithmetic, Layout::kRows>({count, columns, depth, scores, panel, grads, width, grad_v, width, first > 0});
