@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,9 +30,13 @@ def roofline(device: torch.device, dtypes: Iterable[str]) -> dict[str, Any]:
 
 
 def mapping_rate(old: torch.Tensor) -> float:
-    """GB/s at which memory as large as `old` is taken and mapped: filling it for the first time less filling `old`."""
+    """GB/s at which memory as large as `old` is taken and mapped: filling it for the first time less filling `old`.
+
+    From the system: torch.empty may return what the process had before.
+    """
     filled = best(lambda: old.fill_(1), old.device)
-    return old.nbytes / max(best(lambda: torch.empty_like(old).fill_(1), old.device) - filled, 1e-9) / 1e9
+    new = best(lambda: torch.frombuffer(mmap.mmap(-1, old.nbytes), dtype=old.dtype).fill_(1), old.device)
+    return old.nbytes / max(new - filled, 1e-9) / 1e9
 
 
 def higher(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
