@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal
+
 if TYPE_CHECKING:
     from eokit.config import Settings
     from eokit.training.dry_run import DryRun
@@ -19,13 +21,13 @@ def cost_facts(settings: Settings, notes: Sequence[str], cost: DryRun) -> dict[s
 def cost_text(facts: dict[str, Any]) -> str:
     """The same facts for people."""
     step, total = facts["step_seconds"], facts["total_seconds"]
-    state, activations = facts["state_bytes"] / 1e9, facts["activation_bytes"] / 1e9
+    state, activations = facts["state_bytes"], facts["activation_bytes"]
     return "\n".join(
         [
             *facts["notes"],
             f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['trained'] / 1e6:.2f} M of them trained",
-            f"memory      about {state + activations:.2f} GB a process: {state:.2f} GB of state,"
-            f" {activations:.2f} GB for {facts['micro_batch']} samples at once",
+            f"memory      about {decimal(state + activations)} a process: {decimal(state)} of state,"
+            f" {decimal(activations)} for {facts['micro_batch']} samples at once",
             f"time        about {step:.3g} s a step on {facts['device']}, {facts['steps']} steps in {_duration(total)}",
             f"tried       a step on random numbers, its loss {facts['loss']:.4g}",
             "nothing was written",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.filesize import decimal
 
 from eokit_cli.options import PATH, common, dry_run_option, emit, say, say_settings, settings_options, split_names
 
@@ -110,7 +111,7 @@ def _dry_text(cost: Any) -> str:
         f"dates       {dates}",
         f"tiles       {cost.tiles:,} of {cost.tile} px, {cost.overlap} px shared, in {cost.rows:,} rows,"
         f" {cost.batch_size} at once",
-        f"memory      about {cost.memory_bytes / 1e9:.2f} GB on {cost.device}",
+        f"memory      about {decimal(cost.memory_bytes)} on {cost.device}",
         f"time        about {cost.seconds:.3g} s for the model, without reading",
     ]
     if cost.partial:

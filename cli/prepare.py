@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal
 
 from eokit.cores import cores
 from eokit.data.formats import FORMATS, find_tree, get_format
@@ -178,22 +179,29 @@ def _outcome(result: WriteResult) -> dict[str, Any]:
 
 def _plan_text(plan: dict[str, Any], dest: Path) -> str:
     head = (
-        f"{plan['title']}: {plan['samples']} patches, {plan['input_bytes'] / 1e9:.2f} GB of input, every header checked"
+        f"{plan['title']}: {_patches(plan['samples'])}, {decimal(plan['input_bytes'])} of input, every header checked"
     )
-    tail = f"would write {dest}: {plan['uncompressed_bytes'] / 1e9:.2f} GB before compression"
+    tail = f"would write {dest}: {decimal(plan['uncompressed_bytes'])} before compression"
     return "\n".join((head, _content_text(plan), tail))
 
 
 def _result_text(plan: dict[str, Any], result: WriteResult) -> str:
     outcome = _outcome(result)
     speed = f"{result.seconds:.1f} s, {outcome['input_mb_per_s']:.0f} MB/s of input"
-    head = f"{plan['title']}: {result.samples} patches in {result.path}, {result.stored_bytes / 1e6:.1f} MB ({speed})"
+    head = f"{plan['title']}: {_patches(result.samples)} in {result.path}, {decimal(result.stored_bytes)} ({speed})"
     lines = [head, _content_text(plan)]
     if result.skipped:
         lines.append(f"  {len(result.skipped)} patches were skipped")
     family = "cropsts" if plan["dataset"].startswith("pastis") else "anysat"  # which takes any sensor
-    lines.append(f"next: eokit inspect {result.path}; eokit pretrain --model {family} --data {result.path}")
+    onward = [f"eokit inspect {result.path}"]
+    if result.samples > 1:  # one alone cannot be told from others
+        onward.append(f"eokit pretrain --model {family} --data {result.path}")
+    lines.append(f"next: {'; '.join(onward)}")
     return "\n".join(lines)
+
+
+def _patches(count: int) -> str:
+    return f"{count} patch" if count == 1 else f"{count} patches"
 
 
 def _content_text(plan: dict[str, Any]) -> str:

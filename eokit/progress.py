@@ -16,6 +16,14 @@ from typing import Any
 JSON_SECONDS, TEXT_SECONDS = 5.0, 20.0
 """Off a terminal, at most one line in this many seconds, and one at the end."""
 
+WORDS = {
+    "samples_s": "{:.3g} samples a second",
+    "tiles_s": "{:.3g} tiles a second",
+    "mb_s": "{:.3g} MB/s",
+    "data_wait": "{:.0%} of the time spent waiting for data",
+}
+"""How facts are told to people; others by their names. JSON has the names of all."""
+
 _as_json: ContextVar[bool] = ContextVar("progress_as_json", default=False)
 
 
@@ -84,5 +92,10 @@ class Progress:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in facts.items()}
-    return "  ".join(f"{key} {value}" for key, value in shown.items())
+    return "  ".join(_told(key, value) for key, value in facts.items())
+
+
+def _told(key: str, value: Any) -> str:
+    if key in WORDS:
+        return WORDS[key].format(value)
+    return f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"

@@ -35,6 +35,13 @@ def test_lines_are_json_where_machines_read_them(clock, capsys):
     assert json.loads(capsys.readouterr().err) == {"progress": "train", "done": 4, "total": 4, "loss": 0.1235}
 
 
+def test_known_facts_are_told_in_words_and_others_by_name(clock, capsys):
+    with Progress("train", 4) as bar:
+        bar.advance(4, loss=0.5, samples_s=12.345, data_wait=0.031)
+    told = "train: 4 of 4  loss 0.5  12.3 samples a second  3% of the time spent waiting for data\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(("as_json", "lines"), [(False, 4), (True, 10)])
 def test_lines_are_sparse_and_none_comes_twice(clock, capsys, as_json, lines):
     with progress_as_json(as_json), Progress("work", 10) as bar:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -180,7 +181,7 @@ def try_out(settings: FinetuneSettings) -> tuple[Plan, DryRun]:
             packed = pack_features(model.encoder.eval()(batch), model.head.reads)
         samples = len(plan.dataset) + len(plan.validation or ())
         kept = samples * sum(one.nbytes for one in packed[0].values())
-        plan.notes.append(f"features of {samples} patches are computed first and kept: {kept / 1e9:.2f} GB of memory")
+        plan.notes.append(f"features of {samples} patches are computed first and kept: {decimal(kept)} of memory")
         given = [Sample({}, where, features) for where, features in zip(batch.where, packed, strict=True)]
         batch = Batch({}, batch.where, batch.targets | collate(given).targets)
     return plan, dry_run(plan.recipe, batch, settings.loop)
