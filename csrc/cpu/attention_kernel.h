@@ -122,12 +122,12 @@ float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const Bi
 }
 
 // One block of scores S^T (keys, panel) becomes P^T = exp(scale S^T - maximum), packed as O has it for a product over
-// keys. `maximum`, of logarithms to base 2, and `sum` (panel) run over the blocks; `decay` gets what earlier results must
-// be multiplied with because the maximum rose.
+// keys. `maximum` and `sum` (panel) run over the blocks; `decay` gets what earlier results must be multiplied with
+// because the maximum rose.
 template <class V, class O>
 void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, float* maximum, float* sum, float* decay) {
   using Reg = typename V::Reg;
-  const Reg factor = V::set(scale * kLog2OfE);
+  const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     float* column = scores + c;
     const Reg before = V::load(maximum + c);
@@ -139,12 +139,12 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
     }
     if (j < keys) m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
     const Reg highest = V::max(m0, m1), shift = V::sub(V::zero(), highest);
-    const Reg fading = exp2<V>(V::add(before, shift));
+    const Reg fading = exp<V>(V::add(before, shift));
     Reg total = V::zero();
     for (j = 0; j < keys; j += O::kDepth) {
       Reg p[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
-        p[d] = j + d < keys ? exp2<V>(V::fma(factor, V::load(column + (j + d) * panel), shift)) : V::zero();
+        p[d] = j + d < keys ? exp<V>(V::fma(factor, V::load(column + (j + d) * panel), shift)) : V::zero();
         total = V::add(total, p[d]);
       }
       O::put_keys(column + j / O::kDepth * panel, p);
@@ -217,7 +217,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
                 call.past_caches);
       for (int64_t c = 0; c < length; c += V::kWidth) {
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
-        V::store_first(lse + first + c, V::fma(V::set(kLn2), V::load(maximum + c), log<V>(V::load(sum + c))), left);
+        V::store_first(lse + first + c, V::add(V::load(maximum + c), log<V>(V::load(sum + c))), left);
       }
     }
   }
@@ -231,13 +231,13 @@ template <class V, class O>
 void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys, int64_t panel, float scale,
                       const float* lse, const float* delta, const BiasBlock<float>& grad_bias) {
   using Reg = typename V::Reg;
-  const Reg factor = V::set(scale * kLog2OfE);
+  const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
-    const Reg shift = V::mul(V::set(-kLog2OfE), V::load(lse + c));
+    const Reg shift = V::sub(V::zero(), V::load(lse + c));
     Reg mean = V::zero();
     for (int64_t j = 0; j < keys; ++j) {
       float* score = scores + j * panel + c;
-      const Reg p = exp2<V>(V::fma(factor, V::load(score), shift));
+      const Reg p = exp<V>(V::fma(factor, V::load(score), shift));
       mean = V::fma(p, V::load(slopes + j * panel + c), mean);
       V::store(score, p);
     }

@@ -61,7 +61,6 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   // a * 2^n for integer n in -126..127.
-  EOKIT_INLINE static Reg off_integer(Reg a) { return sub(a, round(a)); }  // a less the nearest integer
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm256_cvtepi32_ps(_mm256_castps_si256(a)); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
