@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
     call.mask = key_mask(mask);
     call.bias = bias_input(bias_t);
     call.out = output<E>(out);
-    call.past_caches = past_caches(out.numel() * static_cast<int64_t>(sizeof(E)));
+    call.past_caches = past_caches(bytes(out));
     call.lse = lse.mutable_data_ptr<float>();
     const auto run = attention_kernels_of(element).forward;
     call.parts = parts_of_items(shape);
@@ -172,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
     call.bias = bias_input(bias_t);
     call.lse = lse.const_data_ptr<float>();
     call.grad_q = output<E>(grad_q), call.grad_k = output<E>(grad_k), call.grad_v = output<E>(grad_v);
-    call.past_caches = past_caches((grad_q.numel() + 2 * grad_k.numel()) * static_cast<int64_t>(sizeof(E)));
+    call.past_caches = past_caches(bytes(grad_q) + bytes(grad_k) + bytes(grad_v));
     const KernelPair<E>& kernels = attention_kernels_of(element);
     const int64_t items = items_of(shape), size = grad_bias_t.numel();
     if (with_bias) call.grad_bias = bias_view(grad_bias_t, grad_bias_t.mutable_data_ptr<float>());

@@ -73,8 +73,8 @@ class Walk {
     return {in(x), x.row, count_, shape_.dim, rows_, x.head};
   }
   template <class T>
-  EOKIT_INLINE Rows<T> all_keys(const Sequences<T>& x) const {
-    return {in(x), x.row, shape_.keys, shape_.dim};
+  EOKIT_INLINE void zero_invalid_keys(const Sequences<T>& x) const {
+    zero_others(Rows<T>{in(x), x.row, shape_.keys, shape_.dim}, rows_, count_);
   }
 
   int64_t count() const { return count_; }       // valid keys
@@ -202,7 +202,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         pack_transposed<V>(q, queries, panel);
       else
         pack_transposed_by_rows<V, O>(q, out, queries, panel);  // `out` is free until the first product
-      for (int64_t i = 0; i < panel; ++i) maximum[i] = -std::numeric_limits<float>::infinity(), sum[i] = 0.0f;
+      for (int64_t i = 0; i < panel; ++i) maximum[i] = std::numeric_limits<float>::lowest(), sum[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         multiply<Arithmetic, Layout::kRows>(
@@ -225,8 +225,9 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
 }
 
 // S^T becomes P^T and slopes, dP^T, becomes dS^T, both for products over queries; `by_keys` gets dS^T for a product over
-// keys where O packs it differently. The gradient of the bias grows by dS^T. delta == nullptr: these are all the keys,
-// and delta is summed from what is here, so that `out` need not be read.
+// keys where O packs it differently. The gradient of the bias grows by dS^T. delta == nullptr: these are all the keys.
+// Then delta is summed from what is here, so that `out` need not be read, and P^T is divided by its sum: the rounding of
+// lse would else be left over where the slopes of a query nearly cancel.
 template <class V, class O>
 void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys, int64_t panel, float scale,
                       const float* lse, const float* delta, const BiasBlock<float>& grad_bias) {
@@ -234,14 +235,23 @@ void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys
   const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     const Reg shift = V::sub(V::zero(), V::load(lse + c));
-    Reg mean = V::zero();
-    for (int64_t j = 0; j < keys; ++j) {
-      float* score = scores + j * panel + c;
-      const Reg p = exp<V>(V::fma(factor, V::load(score), shift));
-      mean = V::fma(p, V::load(slopes + j * panel + c), mean);
-      V::store(score, p);
+    const auto weight = [&](int64_t j) {
+      return exp<V>(V::fma(factor, V::load(scores + j * panel + c), shift));
+    };
+    Reg mean, share;
+    if (delta != nullptr) {
+      mean = V::load(delta + c);
+    } else {
+      Reg all = V::zero(), sum = V::zero();
+      for (int64_t j = 0; j < keys; ++j) {
+        const Reg p = weight(j);
+        all = V::add(all, p);
+        sum = V::fma(p, V::load(slopes + j * panel + c), sum);
+        V::store(scores + j * panel + c, p);
+      }
+      share = V::div(V::set(1.0f), all);
+      mean = V::mul(share, sum);
     }
-    if (delta != nullptr) mean = V::load(delta + c);
     for (int64_t j = 0; j < keys; j += O::kDepth) {
       Reg ds[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
@@ -251,9 +261,9 @@ void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys
         }
         float* score = scores + (j + d) * panel;
         float* slope = slopes + (j + d) * panel;
-        const Reg p = V::load(score + c);
+        const Reg p = delta != nullptr ? weight(j + d) : V::mul(share, V::load(score + c));
         ds[d] = V::mul(p, V::sub(V::load(slope + c), mean));
-        if constexpr (O::kDepth > 1) O::put_queries(score, c, p);  // else it is there
+        O::put_queries(score, c, p);
         O::put_queries(slope, c, ds[d]);
         if (grad_bias.data != nullptr && c < grad_bias.length) {
           float* sum = grad_bias.at(j + d, c);
@@ -302,10 +312,8 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
 
   for (int64_t item = begin; item < end; ++item) {
     walk.go_to(item);
-    if (walk.count() < shape.keys) {
-      zero(walk.all_keys(call.grad_k));
-      zero(walk.all_keys(call.grad_v));
-    }
+    walk.zero_invalid_keys(call.grad_k);
+    walk.zero_invalid_keys(call.grad_v);
     if (walk.count() == 0) {
       zero(walk.queries(call.grad_q, 0, shape.queries));
       continue;

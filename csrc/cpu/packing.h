@@ -133,5 +133,16 @@ EOKIT_INLINE void zero(const Rows<E>& rows) {
     for (int64_t d = 0; d < rows.dim; ++d) from_float(0.0f, rows.at(r) + d);
 }
 
+// The same for the rows of `all` but the `count` ones `listed`, in ascending order.
+template <class E>
+EOKIT_INLINE void zero_others(const Rows<E>& all, const int64_t* listed, int64_t count) {
+  if (count == all.count) return;
+  for (int64_t r = 0, next = 0; r < all.count; ++r)
+    if (next < count && listed[next] == r)
+      ++next;
+    else
+      zero(Rows<E>{all.at(r), all.stride, 1, all.dim});
+}
+
 }  // namespace
 }  // namespace eokit

@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(Tensor grad_out, Tensor x, Tens
     PoolBackward<E> call;
     fill<E>(call, shape, x, queries, bias, positions, mask);
     call.lse = data<float>(lse), call.grad_out = data<E>(grad_out), call.grad_x = data<E>(grad_x);
-    call.past_caches = past_caches(grad_x.numel() * static_cast<int64_t>(sizeof(E)));
+    call.past_caches = past_caches(bytes(grad_x));
     const auto run = of(kernels().pool, element).backward;
     const int64_t of_queries = queries.numel(), of_bias = bias.numel();
     std::vector<float> sums(of_queries + of_bias);

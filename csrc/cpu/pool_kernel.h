@@ -52,6 +52,7 @@ class Pixel {
       for (int64_t h = 0; h < shape_.heads; ++h) weights[i * lanes + h] += bias(i)[h];
   }
 
+  const int64_t* dates() const { return rows_; }  // the valid ones
   int64_t date(int64_t i) const { return rows_[i]; }
   const float* bias(int64_t i) const { return call_.bias + (sample * shape_.dates + date(i)) * shape_.heads; }
   const float* position(int64_t i) const {
@@ -144,7 +145,7 @@ void pool_backward(const PoolBackward<E>& call, int64_t begin, int64_t end) {
     pixel.load(p);
     const int64_t count = pixel.count;
     const Rows<E> out{call.grad_x + p * shape.dates * shape.dim, shape.dim, shape.dates, shape.dim};
-    if (count < shape.dates) zero(out);
+    zero_others(out, pixel.dates(), count);
     if (count == 0) continue;
     pack_floats<V>(Rows<const E>{call.grad_out + p * shape.dim, shape.dim, 1, shape.dim}, grad, width);
     for (int64_t h = 0; h < lanes; ++h) mean[h] = 0.0f;

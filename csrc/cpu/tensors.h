@@ -13,15 +13,17 @@
 
 namespace eokit {
 
+inline int64_t bytes(const Tensor& x) { return x.numel() * static_cast<int64_t>(x.element_size()); }
+
 // `fresh`, new and not yet written, with a hint that its memory be mapped in huge pages: the first touch of every 4 KiB
 // costs about a microsecond, more than what is written there. As numpy, from 4 MiB on.
 inline Tensor in_huge_pages(Tensor fresh) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPage = 4096, kLeast = uintptr_t{4} << 20;
   const auto begin = reinterpret_cast<uintptr_t>(fresh.mutable_data_ptr());
-  const uintptr_t bytes = static_cast<uintptr_t>(fresh.numel()) * static_cast<uintptr_t>(fresh.element_size());
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + bytes) / kPage * kPage;
-  if (bytes >= kLeast) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  const uintptr_t size = static_cast<uintptr_t>(bytes(fresh));
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + size) / kPage * kPage;
+  if (size >= kLeast) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif
   return fresh;
 }

@@ -43,7 +43,7 @@ Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, s
     using E = decltype(element);
     const MapRows<E> call = given.into<E>(out);
     const auto run = of(kernels().tokens, element).map_rows;
-    const bool past = past_caches(out.numel() * static_cast<int64_t>(sizeof(E)));
+    const bool past = past_caches(bytes(out));
     torch::stable::parallel_for(0, batches * rows, std::max<int64_t>(1, 100000 / dim),
                                 [&](int64_t begin, int64_t end) { run(call, past, begin, end); });
   });

@@ -31,6 +31,31 @@ def test_every_instruction_set_is_as_exact_as_torch(instruction_set, name, dtype
     assert_as_exact_as_torch(make_case(queries, keys, dim, mask, bias=bool(mask)), "cpu", dtype)
 
 
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [36, 400], ids=["one block of keys", "several"])
+@pytest.mark.parametrize(("spread", "common", "mean"), [(25, 0, 0), (100, 0, 0), (1, 30, 5)])
+def test_peaked_weights_are_as_exact_as_torch(instruction_set, name, dtype, keys, spread, common, mean):
+    """Scores times `spread`; or scores that share a part of `common`^2, and values that share a mean."""
+    instruction_set(name)
+    case = make_case(36, keys, 64)
+    case.q, case.k, case.v = case.q * spread**0.5, case.k * spread**0.5, case.v + mean
+    case.q[..., 0] += common
+    case.k[..., 0] += common
+    assert_as_exact_as_torch(case, "cpu", dtype)
+
+
+@pytest.mark.parametrize("name", [name for name in INSTRUCTION_SETS if name != "avx512_bf16"])
+@pytest.mark.parametrize("low", [-1e10, -1e30, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize(("keys", "rows"), [(36, slice(3, 4)), (400, slice(None))], ids=["a query", "first keys"])
+def test_biases_that_mask_are_as_exact_as_torch(instruction_set, name, low, keys, rows):
+    """All keys of one query, whose weights are then equal; or of all queries more than the first block."""
+    instruction_set(name)
+    case = make_case(36, keys, 16, bias=True)
+    case.bias[..., rows, :210] = low
+    assert_as_exact_as_torch(case, "cpu", torch.float32)
+
+
 @pytest.mark.parametrize("name", [name for name in INSTRUCTION_SETS if name != "avx512_bf16"])
 @pytest.mark.parametrize(("queries", "keys"), [(256, 2048), (2048, 256)])
 def test_long_sums_are_as_exact_as_torch(instruction_set, name, queries, keys):
