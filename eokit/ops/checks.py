@@ -8,19 +8,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from eokit.errors import ArgumentError
+from eokit.errors import ArgumentError, UsageError
+from eokit.ops import library
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What torch computes with; its 8-bit formats only store."""
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_tensors(**given: Any) -> None:
-    """Every argument, by name, is a tensor or None."""
+def check_tensors(plain: bool = False, /, **given: Any) -> None:
+    """Every argument, by name, is a tensor or None; none has a tangent, unless `plain` torch will run.
+
+    torch lets tangents of its custom operators fall silently: forward derivatives would be zero.
+    """
     for name, x in given.items():
         if x is not None and not isinstance(x, Tensor):
             raise ArgumentError(f"{name} is of type {type(x).__name__}, expected a tensor")
+    if forward_ad._current_level < 0 or plain or library.default_backend() == "reference":
+        return
+    for name, x in given.items():
+        if x is not None and x.dtype in library.COMPILED_DTYPES and forward_ad.unpack_dual(x).tangent is not None:
+            raise UsageError(
+                f"{name} has a tangent, and kernels have no forward derivative;"
+                ' compute it within eokit.ops.use_backend("reference")'
+            )
 
 
 def check_device(owner: str, x: Tensor, **others: Tensor | None) -> None:

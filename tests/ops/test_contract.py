@@ -1,7 +1,7 @@
 """What every public op promises beyond its formula, on one set of small inputs.
 
 One graph, any number of threads, poisoned memory, empty inputs; autocast stays outside; a tensor on another device is
-refused; a second derivative is right, or refused.
+refused; a second derivative is right, or refused, as is a forward one.
 """
 
 from collections.abc import Callable
@@ -215,6 +215,22 @@ def test_a_second_derivative_is_refused_with_the_way_out(op):
         penalty(op, op.leaves())
     with use_backend("reference"):
         assert all(x.isfinite().all() for x in penalty(op, op.leaves()))
+
+
+@compiled
+@every_op
+def test_a_forward_derivative_is_refused_with_the_way_out(op):
+    """torch gives custom operators a tangent of zero, without a word."""
+    given = {name: x.detach() for name, x in op.leaves().items()}
+    run = lambda *x: op.run(**dict(zip(given, x, strict=True)))  # noqa: E731
+    at = tuple(given.values()), tuple(torch.ones_like(x) for x in given.values())
+    with pytest.raises(UsageError, match=r'has a tangent.*use_backend\("reference"\)'):
+        torch.func.jvp(run, *at)
+    with use_backend("reference"):
+        _, slopes = torch.func.jvp(run, *at)
+        step = 1e-3
+        ahead, behind = (run(*(x + sign * step * t for x, t in zip(*at, strict=True))) for sign in (1, -1))
+    torch.testing.assert_close(slopes, (ahead - behind) / (2 * step), rtol=0.02, atol=0.02)
 
 
 @every_op

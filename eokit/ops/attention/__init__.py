@@ -49,7 +49,7 @@ def attention(
     Raises ArgumentError naming the wrong argument, SetupError for backend="cpu" and "cuda" without their compiled
     library and for "triton" without Triton.
     """
-    check_tensors(q=q, k=k, v=v, key_mask=key_mask, bias=bias)
+    check_tensors(backend in ("reference", "sdpa"), q=q, k=k, v=v, key_mask=key_mask, bias=bias)
     if has_autocast(q) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(q.device.type)
         with torch.autocast(q.device.type, enabled=False):
