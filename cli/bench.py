@@ -133,8 +133,12 @@ def check_picture(path: Path | None) -> None:
 
 
 def check_folder(path: Path | None, flag: str) -> None:
-    """Refuse, before anything is measured, a place in a folder that is not there; those of results are made."""
-    if path is None or str(path) == DEFAULT_PLACE or path.parent.is_dir():
+    """Refuse, before anything is measured, a folder, or a place in one that is not there; those of results are made."""
+    if path is None or str(path) == DEFAULT_PLACE:
+        return
+    if path.is_dir():
+        raise click.BadParameter(f"{path}: is a folder; name a file", param_hint=flag)
+    if path.parent.is_dir():
         return
     if not path.resolve().is_relative_to(RESULTS.resolve()):
         raise click.BadParameter(f"{path}: there is no folder {path.parent}; make it, or name another", param_hint=flag)
@@ -171,13 +175,13 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
         torch.set_num_threads(how["threads"])
     plan = Plan(turns=how["turns"], device=pick_device(getattr(settings, "device", "cpu")))
     report = reports.run(name, settings, plan, lambda line: say(line, quiet))
+    emit(report, as_json, quiet, lambda: reports.text(report))
     if save is not None:
         path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / file_name(name)
         say(f"report   {write_text(path, json.dumps(report, indent=2) + chr(10))}", quiet)
     if plot is not None:
         draw = getattr(load(name), "draw", draw_times)
         say(f"picture  {draw(report, plot)}", quiet)
-    emit(report, as_json, quiet, lambda: reports.text(report))
     if report["wrong"]:
         raise EokitError(*report["wrong"])
 

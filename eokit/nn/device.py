@@ -16,8 +16,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
-    if device.type != "cuda":
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
         return device
     count = torch.cuda.device_count()
     index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
