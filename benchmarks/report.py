@@ -15,6 +15,8 @@ SCHEMA = 1
 Report = dict[str, Any]
 ALWAYS_NAMED = ("axis", "T", "pass")
 """Keys of a case that stand in its name even where all cases share them."""
+NOISY = 1.5
+"""A contender whose upper quartile is so many times the lower was disturbed."""
 COLUMNS = ("", "ms", "quartiles", "x {ours}", "error", "GB/s", "% copy", "GFLOP/s", "% GEMM", "MiB more")
 
 
@@ -65,7 +67,7 @@ def report_of(
     compiled = next(one.reason for one in backends() if one.name == "cpu")
     report = {"schema": SCHEMA, "benchmark": name, "settings": settings, "turns": plan.turns}
     report |= {"machine": facts | {"kernels": compiled}, "roofline": roof, "rows": rows}
-    return report | {"loses": losses(report), "wrong": wrong(report)}
+    return report | {"loses": losses(report), "wrong": wrong(report), "noisy": noisy(report)}
 
 
 def device_label(device: Any) -> str:
@@ -135,6 +137,17 @@ def wrong(report: Report) -> list[str]:
     ]
 
 
+def noisy(report: Report) -> list[str]:
+    """A sentence for every contender whose times lie far apart: something else ran, or memory was new in some turns."""
+    return [
+        f"{own_name(row['at'], report['rows'])}: half of the times of {name} lie within {low:.4g} to {high:.4g} ms"
+        for row in report["rows"]
+        for name, told in row["contenders"].items()
+        for low, high in [told.get("ms_quartiles", (1, 1))]
+        if high > NOISY * low
+    ]
+
+
 def case_name(at: dict[str, Any]) -> str:
     """What tells the case from others, in one line: numbers by name, words as they are; what is off is left out."""
     parts = [f"{key} {value}" if isinstance(value, int | float) else str(value) for key, value in at.items() if value]
@@ -168,7 +181,10 @@ def text(report: Report) -> str:
         lines += ["", own_name(row["at"], report["rows"])]
         lines += [f"  left out: {row['left_out']}"] if "left_out" in row else table(row)
     sentences = report["loses"] or ["nowhere in this run"]
-    return "\n".join([*lines, "", f"Where {report['rows'][0]['ours']} loses:", *(f"  {one}" for one in sentences)])
+    lines += ["", f"Where {report['rows'][0]['ours']} loses:", *(f"  {one}" for one in sentences)]
+    if disturbed := noisy(report):
+        lines += ["", "Noisy, to be measured again when the machine is idle:", *(f"  {one}" for one in disturbed)]
+    return "\n".join(lines)
 
 
 def table(row: dict[str, Any]) -> list[str]:

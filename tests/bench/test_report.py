@@ -42,6 +42,13 @@ def test_shares_are_of_what_the_machine_does_at_best(toy):
     )
 
 
+def test_times_far_apart_are_called_noisy():
+    assert "Noisy" not in report.text(toy_report(ms=1.0, spread=0.1))
+    told = report.text(toy_report(ms=1.0, spread=0.3))
+    assert "Noisy" in told
+    assert "half of the times of ours lie within 0.7 to 1.3 ms" in told
+
+
 def test_in_turn_is_bytes_then_products_at_the_best_rate():
     told = {"gb_per_s": 5.0, "ms": 4.0, "flops": 2e9, "extra_bytes": 3e6}
     row = {"ours": "ours", "contenders": {"ours": told, "other": {"extra_bytes": 9e6}, "wrong": {"why_not": "wrong"}}}
