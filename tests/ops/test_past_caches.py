@@ -8,16 +8,16 @@ from tests.ops.conftest import compiled
 from tests.ops.row_cases import choose, make_series
 
 INSTRUCTION_SETS = pytest.importorskip("eokit._native", reason="not built").instruction_sets()
-pytestmark = [compiled, pytest.mark.usefixtures("poisoned", "two_threads")]
+pytestmark = [compiled, pytest.mark.usefixtures("poisoned", "threads")]
 LARGE = 6 << 20
 """Bytes of results from which on the kernels leave the caches alone: `past_caches` in csrc/cpu/tensors.h."""
 HALVES = [torch.bfloat16, torch.float16]
 
 
-@pytest.fixture
-def two_threads():
+@pytest.fixture(params=[2, 7])
+def threads(request):
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
 
@@ -35,7 +35,7 @@ def bytes_of(x):
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("dim", [64, 40], ids=["whole cache lines", "parts of cache lines"])
-def test_attention(instruction_set, name, dtype, dim):
+def test_attention_has_the_bits_of_its_parts(instruction_set, name, dtype, dim):
     instruction_set(name)
     positions = 768 if dtype in HALVES else 384
     *leaves, grad = (torch.randn(1, 17, positions, 8, dim).to(dtype).transpose(1, 2) for _ in range(4))
@@ -57,7 +57,7 @@ def test_attention(instruction_set, name, dtype, dim):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("dim", [96, 84], ids=["whole cache lines", "parts of cache lines"])
 @pytest.mark.parametrize("placed", [True, False])
-def test_tokens(instruction_set, name, dtype, dim, placed):
+def test_tokens_have_the_bits_of_their_parts(instruction_set, name, dtype, dim, placed):
     """The gradient of what was not gathered, rows of zeros, included."""
     instruction_set(name)
     batch, length, count = (64 if dtype in HALVES else 32), 1024, 700
@@ -80,7 +80,7 @@ def test_tokens(instruction_set, name, dtype, dim, placed):
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_temporal_pool(instruction_set, name, dtype):
+def test_pooling_has_the_bits_of_its_parts(instruction_set, name, dtype):
     instruction_set(name)
     pixels = 2048 if dtype in HALVES else 1024
     x, queries, positions, mask = make_series(1, pixels, 17, 4, 24, torch.float32, mask="pixels")
