@@ -182,8 +182,8 @@ def text(report: Report) -> str:
         lines += [f"  left out: {row['left_out']}"] if "left_out" in row else table(row)
     sentences = report["loses"] or ["nowhere in this run"]
     lines += ["", f"Where {report['rows'][0]['ours']} loses:", *(f"  {one}" for one in sentences)]
-    if disturbed := noisy(report):
-        lines += ["", "Noisy, to be measured again when the machine is idle:", *(f"  {one}" for one in disturbed)]
+    if report["noisy"]:
+        lines += ["", "Noisy, to be measured again when the machine is idle:", *(f"  {one}" for one in report["noisy"])]
     return "\n".join(lines)
 
 

@@ -35,7 +35,8 @@ struct AttentionForward {
 template <class E>
 struct AttentionBackward {
   AttentionShape shape;
-  Sequences<const E> grad_out, q, k, v, out;
+  Sequences<const E> grad_out, q, k, v;
+  Sequences<const E> out;  // only read where the valid keys go in several blocks
   KeyMask mask;
   Sequences<const float> bias;
   const float* lse = nullptr;

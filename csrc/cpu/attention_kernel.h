@@ -238,7 +238,7 @@ void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys
     const auto weight = [&](int64_t j) {
       return exp<V>(V::fma(factor, V::load(scores + j * panel + c), shift));
     };
-    Reg mean, share;
+    Reg mean, share = V::set(1.0f);
     if (delta != nullptr) {
       mean = V::load(delta + c);
     } else {

@@ -16,8 +16,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):  # torch knows others, on which nothing here was tried
         raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":
         return device

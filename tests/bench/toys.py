@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from eokit_bench.measure import Case, Prepared, Truth, Work
+from eokit_bench.report import noisy
 
 
 def toy_case(ours=lambda x: 2 * x, other=lambda x: x + x, **at):
@@ -35,7 +36,7 @@ def toy_report(ms=1.0, spread=0.1, at=(), other=0.5, other_spread=0.0, **machine
     facts = {"processor": "toy", "device": "cpu", "threads": 1, "load": 0.0, "torch": "2", "kernels": "none"}
     roof = {"copy_gb_per_s": 10.0, "gemm_gflop_per_s": {"float32": 100.0}}
     row = {"at": {"T": 12, "pass": "forward", **dict(at)}, "ours": "ours", "contenders": told}
-    return {
+    report = {
         "schema": 1,
         "benchmark": "toy",
         "machine": facts | machine,
@@ -44,3 +45,4 @@ def toy_report(ms=1.0, spread=0.1, at=(), other=0.5, other_spread=0.0, **machine
         "loses": [],
         "wrong": [],
     }
+    return report | {"noisy": noisy(report)}

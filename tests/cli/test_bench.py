@@ -87,6 +87,7 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--seq-len", "65536", "--positions", "65536", "--batch", "9"), "GB"),
         (("attention", "--dtype", "int8"), "int8"),
         (("attention", "--device", "abacus"), "abacus"),
+        (("attention", "--device", "mps"), "device 'mps' is unknown"),
         (("attention", "--turns", "1"), "--turns"),
         (("attention", "--mask-rate", "1"), "--mask-rate"),
         (("sequence", "--preset", "none"), "tiny"),
@@ -94,6 +95,7 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--plot", "x.txt"), ".png"),
         (("attention", "--plot", "no/where/x.png"), "there is no folder no/where"),
         (("attention", "--save", "no/where/x.json"), "there is no folder no/where; make it, or name another"),
+        (("attention", "--save", "."), "is a folder; name a file"),
         (("nothing",), "nothing"),
     ],
 )
