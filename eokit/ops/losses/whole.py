@@ -70,7 +70,7 @@ def nce_whole(
         count = positive.sum(1)
         used = count > 0
         losses = -torch.where(positive, logs, 0.0).sum(1) / count.clamp(min=1)
-        wanted = positive / count.clamp(min=1)[:, None] if keep else None
+        wanted = positive.to(logs.dtype) / count.clamp(min=1)[:, None] if keep else None
     if wanted is None:
         return losses, used, a.new_empty(0, len(b))
     # Not times 0: a row without candidates is all NaN.
