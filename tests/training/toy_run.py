@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from eokit.errors import EokitError
@@ -52,7 +53,10 @@ def say_threads() -> None:
     """The names of this process's threads, those of C++ libraries among them, where Linux tells them."""
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
-        names = (task.joinpath("comm").read_text().strip() for task in tasks.iterdir())
+        names = []
+        for task in tasks.iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends while they are listed
+                names.append((task / "comm").read_text().strip())
         # One write: where Python does not buffer, print writes word by word, and two processes' words would mix.
         os.write(sys.stdout.fileno(), f"{' '.join(['threads', *names])}\n".encode())
 
