@@ -42,19 +42,21 @@ class Walk {
     count_ = shape.keys;
   }
 
-  void go_to(int64_t item) {
+  // Whether it is in another sequence than the item before.
+  bool go_to(int64_t item) {
     head_ = item % shape_.heads;
     const int64_t sequence = item / shape_.heads;
-    if (sequence == sequence_) return;
+    if (sequence == sequence_) return false;
     sequence_ = sequence;
     shape_.leading.unravel(sequence, coordinates_);
-    if (mask_.valid.data == nullptr) return;
+    if (mask_.valid.data == nullptr) return true;
     const bool* valid = mask_.valid.at(coordinates_, shape_.leading.count);
-    if (valid == listed_) return;
+    if (valid == listed_) return true;
     listed_ = valid;
     count_ = 0;
     for (int64_t j = 0; j < shape_.keys; ++j)
       if (valid[j * mask_.valid.row]) rows_[count_++] = j;
+    return true;
   }
 
   // First row of the present item in `x`.
@@ -155,6 +157,21 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
   }
 }
 
+// The most steps that one of the products of an item has: their depths are the features, a block of keys, and a panel.
+template <class O>
+EOKIT_INLINE int64_t longest_product(int64_t dim, int64_t block, int64_t wide) {
+  const int64_t depth = words<O>(dim) > block ? words<O>(dim) : block;
+  return depth > wide ? depth : wide;
+}
+
+// About how many steps an item's products have in all: `scores` of them make scores (keys, queries), the others sum tokens.
+template <class V, class O>
+EOKIT_INLINE int64_t steps_of_products(int64_t scores, int64_t others, int64_t queries, int64_t keys, int64_t dim) {
+  const int64_t lanes = scores * words<O>(dim) * keys * round_up(queries, V::kWidth) +
+                        others * words<O>(keys) * queries * round_up(dim, V::kWidth);
+  return lanes / (V::kWidth * V::kColumns * V::rows(V::kColumns));
+}
+
 template <class V>
 void scale_rows(float* x, int64_t width, int64_t count, const float* factors) {
   for (int64_t r = 0; r < count; ++r)
@@ -169,7 +186,9 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim);
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + 2 * shape.keys);
+  const int64_t longest = longest_product<O>(dim, block, wide);
+  const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + shape.queries, dim, longest);
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(words<O>(shape.keys) * width);
@@ -179,19 +198,30 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* maximum = scratch.take(wide);
   float* sum = scratch.take(wide);
   float* decay = scratch.take(wide);
+  Ahead ahead(scratch.take(for_ahead), longest);
 
+  const bool in_step = call.k.head == call.v.head && call.k.head == call.q.head && call.parts == 1;
   const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t item = unit / call.parts, part = unit % call.parts;
     const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
     const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
-    walk.go_to(item);
+    const bool another = walk.go_to(item);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
       zero(walk.queries(call.out, start, until - start));
       for (int64_t i = start; i < until; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
+    if (another || !in_step) {
+      ahead.clear();
+      ahead.want(walk.keys(call.k));
+      ahead.want(walk.keys(call.v));
+      ahead.want(walk.queries(call.q, start, until - start));
+    } else {
+      ahead.move(call.k.head * static_cast<int64_t>(sizeof(E)));
+    }
+    ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
     for (int64_t index = panel_begin; index < panel_end; ++index) {
@@ -206,12 +236,12 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         multiply<Arithmetic, Layout::kRows>(
-            {count, vectors, words<O>(dim), keys + key * row, row, queries, panel, scores, panel, false});
+            {count, vectors, words<O>(dim), keys + key * row, row, queries, panel, scores, panel, false}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         multiply<Arithmetic, Layout::kColumns>({length, width / V::kWidth, words<O>(count), scores, panel,
-                                                values + words<O>(key) * width, width, out, width, key > 0});
+                                                values + words<O>(key) * width, width, out, width, key > 0}, ahead);
       }
       unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length),
                 call.past_caches);
@@ -286,7 +316,9 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim), columns = width / V::kWidth;
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) + 2 * shape.keys);
+  const int64_t longest = longest_product<O>(dim, block, wide);
+  const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + 3 * shape.queries, dim, longest);
+  Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(shape.keys * row);
@@ -303,6 +335,8 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   float* slopes_by_keys = O::kRowsAreLanes ? slopes : scratch.take(words<O>(block) * wide);
   float* lse = scratch.take(wide);
   float* delta = scratch.take(wide);
+  Ahead ahead(scratch.take(for_ahead), longest);
+  const bool in_step = call.k.head == call.v.head && call.k.head == call.q.head && call.k.head == call.grad_out.head;
 
   // Tokens as lanes and transposed; grad_queries is free until the last product.
   const auto pack_both = [&](const Rows<const E>& rows, float* lanes, float* transposed, int64_t panel) {
@@ -311,16 +345,27 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   };
 
   for (int64_t item = begin; item < end; ++item) {
-    walk.go_to(item);
+    const bool another = walk.go_to(item);
     walk.zero_invalid_keys(call.grad_k);
     walk.zero_invalid_keys(call.grad_v);
     if (walk.count() == 0) {
       zero(walk.queries(call.grad_q, 0, shape.queries));
       continue;
     }
+    const bool in_blocks = walk.count() > kBlock;
+    if (another || !in_step) {
+      ahead.clear();
+      ahead.want(walk.keys(call.k));
+      ahead.want(walk.keys(call.v));
+      ahead.want(walk.queries(call.q, 0, shape.queries));
+      ahead.want(walk.queries(call.grad_out, 0, shape.queries));
+      if (in_blocks) ahead.want(walk.queries(call.out, 0, shape.queries));
+    } else {
+      ahead.move(call.k.head * static_cast<int64_t>(sizeof(E)));
+    }
+    ahead.spread(steps_of_products<V, O>(2, 3, shape.queries, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);
-    const bool in_blocks = walk.count() > kBlock;
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
@@ -335,16 +380,19 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         const float *k = keys + key * row, *v = values + key * row, *lanes = key_lanes + words<O>(key) * width;
         multiply<Arithmetic, Layout::kRows>(
-            {count, vectors, words<O>(dim), k, row, queries_t, panel, scores, panel, false});
-        multiply<Arithmetic, Layout::kRows>({count, vectors, words<O>(dim), v, row, grads_t, panel, slopes, panel, false});
+            {count, vectors, words<O>(dim), k, row, queries_t, panel, scores, panel, false}, ahead);
+        multiply<Arithmetic, Layout::kRows>(
+            {count, vectors, words<O>(dim), v, row, grads_t, panel, slopes, panel, false}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr,
                                block_of(call.grad_bias, walk, key, first, length));
         float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
-        multiply<Arithmetic, Layout::kRows>({count, columns, depth, scores, panel, grads, width, grad_v, width, first > 0});
-        multiply<Arithmetic, Layout::kRows>({count, columns, depth, slopes, panel, queries, width, grad_k, width, first > 0});
+        multiply<Arithmetic, Layout::kRows>(
+            {count, columns, depth, scores, panel, grads, width, grad_v, width, first > 0}, ahead);
+        multiply<Arithmetic, Layout::kRows>(
+            {count, columns, depth, slopes, panel, queries, width, grad_k, width, first > 0}, ahead);
         multiply<Arithmetic, Layout::kColumns>(
-            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width, grad_queries, width, key > 0});
+            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width, grad_queries, width, key > 0}, ahead);
       }
       const auto scaled = [&](int64_t) { return shape.scale; };
       unpack<V>(grad_queries, width, scaled, walk.queries(call.grad_q, first, length), call.past_caches);

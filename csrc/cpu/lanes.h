@@ -49,7 +49,6 @@ template <class V, class E>
 void dot_rows(const Rows<E>& a, const Rows<E>& b, float* result) {
   for (int64_t r = 0; r < a.count; ++r) {
     const E *x = a.at(r), *y = b.at(r);
-    b.prefetch(r);  // the next rows of `a` were asked for when these were packed
     typename V::Reg sum = V::zero();
     along<V>(a.dim, [&](int64_t d, int n) { sum = V::fma(load_lanes<V>(x + d, n), load_lanes<V>(y + d, n), sum); });
     result[r] = total<V>(sum);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../common/strided.h"
+#include "ahead.h"
 
 namespace eokit {
 
@@ -24,9 +24,9 @@ struct Product {
 
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
 // running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
-template <class V, Layout L, int R, int N>
+template <class V, Layout L, int R, int N, class Share>
 void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t ldb,
-                    float* __restrict c, int64_t ldc, bool accumulate) {
+                    float* __restrict c, int64_t ldc, bool accumulate, const Share& next) {
   using Reg = typename V::Reg;
   Reg sum[R][N];
 #pragma GCC unroll 16
@@ -34,6 +34,7 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) sum[m][n] = V::zero();
   for (int64_t k = 0; k < depth; ++k) {
+    next.ask(k);
     Reg column[N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) column[n] = V::load(b + k * ldb + n * V::kWidth);
@@ -54,49 +55,54 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const
 }
 
 // Calls multiply_block with R = `rows`, which is only known at run time.
-template <class V, Layout L, int N, int R>
-EOKIT_INLINE void multiply_rows(int64_t rows, const Product& p, const float* a, const float* b, float* c) {
+template <class V, Layout L, int N, int R, class A>
+EOKIT_INLINE void multiply_rows(int64_t rows, const Product& p, const float* a, const float* b, float* c, A& ahead) {
   if constexpr (R > 0) {
     if (rows == R)
-      multiply_block<V, L, R, N>(p.depth, a, p.lda, b, p.ldb, c, p.ldc, p.accumulate);
+      multiply_block<V, L, R, N>(p.depth, a, p.lda, b, p.ldb, c, p.ldc, p.accumulate, ahead.share(p.depth));
     else
-      multiply_rows<V, L, N, R - 1>(rows, p, a, b, c);
+      multiply_rows<V, L, N, R - 1>(rows, p, a, b, c, ahead);
   }
 }
 
 // A strip of N vectors: rows are split into blocks of nearly equal height, so that no block is left with one row.
-template <class V, Layout L, int N>
-void multiply_strip(const Product& p, const float* b, float* c) {
+template <class V, Layout L, int N, class A>
+void multiply_strip(const Product& p, const float* b, float* c, A& ahead) {
   constexpr int kRows = V::rows(N);
   const int64_t blocks = (p.rows + kRows - 1) / kRows;
   int64_t row = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t height = (p.rows - row + blocks - block - 1) / (blocks - block);
     const float* a = L == Layout::kRows ? p.a + row * p.lda : p.a + row;
-    multiply_rows<V, L, N, kRows>(height, p, a, b, c + row * p.ldc);
+    multiply_rows<V, L, N, kRows>(height, p, a, b, c + row * p.ldc, ahead);
     row += height;
   }
 }
 
-template <class V, Layout L, int N>
-EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, float* c) {
+template <class V, Layout L, int N, class A>
+EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, float* c, A& ahead) {
   if constexpr (N > 0) {
     if (vectors == N)
-      multiply_strip<V, L, N>(p, b, c);
+      multiply_strip<V, L, N>(p, b, c, ahead);
     else
-      multiply_vectors<V, L, N - 1>(vectors, p, b, c);
+      multiply_vectors<V, L, N - 1>(vectors, p, b, c, ahead);
   }
 }
 
-template <class V, Layout L>
-void multiply(const Product& p) {
+template <class V, Layout L, class A>
+void multiply(const Product& p, A& ahead) {
   const int64_t strips = (p.vectors + V::kColumns - 1) / V::kColumns;
   int64_t vector = 0;
   for (int64_t strip = 0; strip < strips; ++strip) {
     const int64_t width = (p.vectors - vector + strips - strip - 1) / (strips - strip);
-    multiply_vectors<V, L, V::kColumns>(width, p, p.b + vector * V::kWidth, p.c + vector * V::kWidth);
+    multiply_vectors<V, L, V::kColumns>(width, p, p.b + vector * V::kWidth, p.c + vector * V::kWidth, ahead);
     vector += width;
   }
+}
+template <class V, Layout L>
+void multiply(const Product& p) {
+  NothingAhead nothing;
+  multiply<V, L>(p, nothing);
 }
 
 }  // namespace eokit

@@ -30,7 +30,6 @@ struct Bfloat16Pairs {
     for (int64_t r = 0; r < rows.count; ++r, dst += stride) {
       const BFloat16* from = rows.at(r);
       auto* to = reinterpret_cast<BFloat16*>(dst);
-      rows.prefetch(r);
       for (int64_t d = 0; d < rows.dim; d += 32) _mm512_storeu_si512(to + d, load(from, d, rows.dim));
     }
   }
@@ -40,8 +39,6 @@ struct Bfloat16Pairs {
     for (int64_t r = 0; r < rows.count; r += 2) {
       const bool both = r + 1 < rows.count;
       const BFloat16 *low = rows.at(r), *high = both ? rows.at(r + 1) : low;
-      rows.prefetch(r);
-      if (both) rows.prefetch(r + 1);
       for (int64_t d = 0; d < rows.dim; d += V::kWidth)
         V::store(dst + r / 2 * width + d, join(half(low, d, rows.dim), half(high, d, both ? rows.dim : d)));
     }

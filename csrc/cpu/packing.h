@@ -39,17 +39,9 @@ struct Rows {
   int64_t stride;  // from a row to the next
   int64_t count, dim;
   const int64_t* index = nullptr;
-  int64_t next = 0;  // from a row to the one that the next item will want, to be prefetched
+  int64_t next = 0;  // from a row to the one that the next item will want
 
   EOKIT_INLINE E* at(int64_t row) const { return data + (index ? index[row] : row) * stride; }
-
-  // Asks for the next item's part of a row. The rows of an item are too far apart for the hardware to foresee, but the
-  // next item's are mostly one head further; where they are not, a useless request costs next to nothing.
-  EOKIT_INLINE void prefetch(int64_t row) const {
-    const E* wanted = at(row) + next;
-    for (int64_t d = 0; next != 0 && d < dim; d += 64 / static_cast<int64_t>(sizeof(E)))
-      __builtin_prefetch(wanted + d, 0, 2);
-  }
 };
 
 // Whether `count` elements from `data` on, and what follows at that distance, begin where a cache line does.
@@ -88,7 +80,6 @@ void pack_floats(const Rows<E>& rows, float* dst, int64_t width) {
   for (int64_t r = 0; r < rows.count; ++r) {
     const E* from = rows.at(r);
     float* to = dst + r * width;
-    rows.prefetch(r);
     for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::load(from + d));
     if (whole < rows.dim) V::store(to + whole, load_first<V>(from + whole, static_cast<int>(rows.dim - whole)));
   }
@@ -99,7 +90,6 @@ template <class V>
 void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
   for (int64_t r = 0; r < panel; r += V::kWidth) {
     const int64_t left = rows.count - r < V::kWidth ? rows.count - r : V::kWidth;
-    for (int64_t i = r; i < r + left; ++i) rows.prefetch(i);
     for (int64_t d = 0; d < rows.dim; d += V::kWidth) {
       const int64_t columns = rows.dim - d < V::kWidth ? rows.dim - d : V::kWidth;
       V::transpose(rows.data + r * rows.stride + d, rows.stride, static_cast<int>(left), static_cast<int>(columns),

@@ -1,0 +1,99 @@
+// Asking memory for the rows of the next item during the products of this one; included once per instruction set.
+#pragma once
+
+#include "packing.h"
+
+namespace eokit {
+namespace {
+
+// Cache lines that the next item will want, asked for one by one in the steps of this item's products. The rows of an
+// item are too far apart for the hardware to foresee them. Asked for all at once they would hold up the loads that come
+// after them: a core waits for some sixteen lines at a time.
+class Ahead {
+ public:
+  static constexpr int64_t kMost = 8192;  // lines, half a MiB; of longer items the first ones
+
+  // The memory it takes for so many rows of E; no product has more than `longest` steps.
+  template <class E>
+  static int64_t floats(int64_t rows, int64_t dim, int64_t longest) {
+    const int64_t lines = rows * lines_of<E>(dim);
+    return 2 * ((lines < kMost ? lines : kMost) + longest);
+  }
+  Ahead(float* memory, int64_t longest)
+      : begin_(reinterpret_cast<uintptr_t*>(memory)), next_(begin_), end_(begin_), longest_(longest) {}
+
+  // Wants nothing any more.
+  void clear() {
+    finish();
+    next_ = end_ = begin_;
+    offset_ = 0;
+  }
+
+  // Wants what lies `rows.next` behind these rows.
+  template <class E>
+  void want(const Rows<E>& rows) {
+    const int64_t lines = lines_of<E>(rows.dim);
+    for (int64_t r = 0; r < rows.count && end_ + lines <= begin_ + kMost; ++r) {
+      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r) + rows.next);
+      for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
+    }
+  }
+
+  // Wants what lies `bytes` behind all that was wanted so far.
+  void move(int64_t bytes) {
+    finish();
+    next_ = begin_;
+    offset_ += static_cast<uintptr_t>(bytes);
+  }
+
+  // Spreads the lines over products that have `steps` steps in all.
+  void spread(int64_t steps) {
+    for (shift_ = 0; (end_ - begin_) << (shift_ + 1) <= steps && shift_ < 8;) ++shift_;
+    // Steps behind the last line ask for what is in the first-level cache.
+    for (int64_t i = 0; i < longest_; ++i) end_[i] = reinterpret_cast<uintptr_t>(begin_) - offset_;
+  }
+
+  // The lines for one product of `steps` steps: `ask` belongs into each of them.
+  struct Share {
+    const uintptr_t* lines;
+    uintptr_t offset;
+    int shift;  // the same line for 2^shift steps
+    EOKIT_INLINE void ask(int64_t step) const {
+      __builtin_prefetch(reinterpret_cast<const void*>(lines[step >> shift] + offset), 0, 2);
+    }
+  };
+  EOKIT_INLINE Share share(int64_t steps) {
+    const Share share{next_, offset_, shift_};
+    const int64_t lines = ((steps - 1) >> shift_) + 1;
+    next_ = lines < end_ - next_ ? next_ + lines : end_;
+    return share;
+  }
+
+ private:
+  template <class E>
+  static int64_t lines_of(int64_t dim) {
+    return (dim * static_cast<int64_t>(sizeof(E)) + 63) / 64;
+  }
+
+  void finish() {  // with what no product had a step for
+    for (; next_ < end_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
+  }
+
+  uintptr_t* begin_;
+  uintptr_t* next_;
+  uintptr_t* end_;
+  int64_t longest_;
+  uintptr_t offset_ = 0;
+  int shift_ = 0;
+};
+
+// Nothing to ask for.
+struct NothingAhead {
+  struct Share {
+    EOKIT_INLINE void ask(int64_t) const {}
+  };
+  EOKIT_INLINE Share share(int64_t) const { return {}; }
+};
+
+}  // namespace
+}  // namespace eokit
