@@ -64,7 +64,9 @@ def cases(settings: AttentionSettings) -> list[Case]:
 def make_case(shape: Shape, device: torch.device) -> Case:
     batch, dates, positions, heads, dim = shape.size
     tensors = 12 if shape.backward else 4  # q, k, v, out; then these, their gradients, and out's
-    refuse_if_too_large(2 * tensors * torch.Size(shape.size).numel() * shape.dtype.itemsize, device, "--seq-len")
+    refuse_if_too_large(
+        2 * tensors * torch.Size(shape.size).numel() * shape.dtype.itemsize, device, "--seq-len, --positions, --batch"
+    )
     forward = 4 * batch * dates * positions * heads * shape.length * dim
     limit = MOST_FLOPS[device.type]
     at: dict[str, Any] = {"axis": shape.axis, "T": dates, "N": positions, "H": heads, "D": dim, "B": batch}

@@ -28,7 +28,7 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
     The verdict is of ours beside that contender: "slower" or "faster" where the ratio moved by more than `LEAST` and
     its quartiles do not overlap, else "same". "against" says that the milliseconds of ours moved the other way: it is
     the other one or the machine that changed. Lost are contenders that A measured and B did not. UsageError for two
-    benchmarks.
+    benchmarks, and where they have no case in common.
     """
     if a["benchmark"] != b["benchmark"]:
         raise UsageError(f"A measured {a['benchmark']} and B {b['benchmark']}; give two reports of one benchmark")
@@ -41,6 +41,8 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
         elif key in after and "times_ours" in told and "times_ours" in after[key][2] and name != ours_of(a, at):
             row = {"at": at, "contender": name, "a_other_ms": told["ms"], "b_other_ms": after[key][2]["ms"]}
             rows.append(contradicted(row | judged(told, after[key][2]) | times_of_ours(a, b, at)))
+    if before and after and not before.keys() & after.keys():
+        raise UsageError(f"no case of A is one of B: A has {some_cases(before)}; B has {some_cases(after)}")
     only = {"only_in_a": len(measured.keys() - after.keys()), "only_in_b": len(after.keys() - before.keys())}
     return {"rows": rows, "lost": lost, **only, "differences": differences(a, b), "busy": busy(a, b)}
 
@@ -52,6 +54,12 @@ def entries(report: Report) -> dict[str, Entry]:
         for row in report["rows"]
         for name, told in row["contenders"].items()
     }
+
+
+def some_cases(found: dict[str, Entry]) -> str:
+    """The first cases of a report in words."""
+    names = list(dict.fromkeys(case_name(at) for at, _, _ in found.values()))
+    return "; ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def row_of(report: Report, at: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +144,13 @@ def text(comparison: dict[str, Any]) -> str:
         "  ".join(f"{cell:{'<' if c in WORDS else '>'}{widths[c]}}" for c, cell in enumerate(line)).rstrip()
         for line in cells
     ]
-    return "\n".join([*(lines if rows else ["no case of A is a case of B"]), "", *summary(comparison, rows)])
+    return "\n".join(
+        [
+            *(lines if rows else ["nothing to compare: no other contender has figures in both"]),
+            "",
+            *summary(comparison, rows),
+        ]
+    )
 
 
 def summary(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

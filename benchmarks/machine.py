@@ -50,12 +50,12 @@ def memory_bytes(device: Any) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def refuse_if_too_large(needed: int, device: Any, option: str) -> None:
-    """UsageError where a case cannot fit into the memory of the device."""
+def refuse_if_too_large(needed: int, device: Any, options: str) -> None:
+    """UsageError where a case cannot fit into the memory of the device; `options` are those that make it large."""
     there = memory_bytes(device)
     if needed > there:
         raise UsageError(
-            f"{option}: a case would take about {needed / 1e9:.3g} GB of memory,"
+            f"{options}: a case would take about {needed / 1e9:.3g} GB of memory,"
             f" {device} has {there / 1e9:.3g} GB; choose smaller ones"
         )
 

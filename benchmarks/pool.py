@@ -26,7 +26,7 @@ def cases(settings: PoolSettings) -> list[Case]:
     device, found = pick_device(settings.device), []
     for dtype, dates, backward in itertools.product(settings.dtype, settings.seq_len, passes(settings.backward)):
         size = (settings.batch, settings.positions, dates, settings.width)
-        refuse_if_too_large(6 * torch.Size(size).numel() * 4, device, "--seq-len")
+        refuse_if_too_large(6 * torch.Size(size).numel() * 4, device, "--seq-len, --positions, --batch")
         at: dict[str, Any] = {"T": dates, "N": settings.positions, "H": settings.heads, "D": settings.width}
         at |= {"B": settings.batch, "mask_rate": settings.mask_rate, "dtype": dtype, "pass": PASSES[backward]}
         told = work(size, settings.heads, getattr(torch, dtype).itemsize, backward)

@@ -230,4 +230,21 @@ def read_report(path: Path) -> Report:
     found = report.get("schema") if isinstance(report, dict) else None
     if found != SCHEMA:
         raise DataError(f"{path}: has schema {found!r}, this eokit reads {SCHEMA}; measure again with --save")
+    if not is_whole(report):
+        raise DataError(f"{path}: is no whole report; measure again with --save")
     return report
+
+
+def is_whole(report: Report) -> bool:
+    """Whether it has the parts that others read, each of its kind."""
+    kinds = {"benchmark": str, "machine": dict, "rows": list}
+    if not all(isinstance(report.get(name), kind) for name, kind in kinds.items()):
+        return False
+    return all(
+        isinstance(row, dict)
+        and isinstance(row.get("at"), dict)
+        and isinstance(row.get("contenders"), dict)
+        and all(isinstance(told, dict) for told in row["contenders"].values())
+        and row.get("ours") in row["contenders"]
+        for row in report["rows"]
+    )

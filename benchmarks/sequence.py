@@ -69,7 +69,9 @@ def make_case(one: Setting, device: torch.device) -> Case:
         raise UsageError(f"--size {one.size} is no multiple of the {model.patch_size} px patches of {one.preset}")
     tokens = one.batch * one.dates * (one.size // model.patch_size) ** 2
     if one.backward:
-        refuse_if_too_large(4 * WIDTHS_HELD * tokens * model.width * len(model.trunk.blocks), device, "--seq-len")
+        refuse_if_too_large(
+            4 * WIDTHS_HELD * tokens * model.width * len(model.trunk.blocks), device, "--seq-len, --size, --batch"
+        )
     flops = {name: one_model.flops(one.batch, one.dates, one.size, one.size) for name, one_model in models.items()}
     at = {"preset": one.preset, "T": one.dates, "N": tokens // one.batch // one.dates, "size": one.size, "B": one.batch}
     at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": PASSES[one.backward]}

@@ -21,7 +21,7 @@ def cases(settings: TokensSettings) -> list[Case]:
     """By dtype and op; forward, then forward + backward."""
     device = pick_device(settings.device)
     tokens = settings.batch * settings.positions * settings.width
-    refuse_if_too_large(8 * tokens * 4, device, "--positions")
+    refuse_if_too_large(8 * tokens * 4, device, "--positions, --batch")
     found = []
     for dtype, op, backward in itertools.product(settings.dtype, CONTENDERS, passes(settings.backward)):
         at: dict[str, Any] = {"op": op, "L": settings.positions, "K": kept(settings), "D": settings.width}

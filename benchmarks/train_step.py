@@ -44,7 +44,9 @@ def cases(settings: TrainStepSettings) -> list[Case]:
     places = (settings.size // model.patch_size) ** 2
     for dtype, dates in itertools.product(settings.dtype, settings.seq_len):
         tokens = settings.batch * dates * places
-        refuse_if_too_large(4 * WIDTHS_HELD * tokens * model.width * model.config.depth, device, "--seq-len")
+        refuse_if_too_large(
+            4 * WIDTHS_HELD * tokens * model.width * model.config.depth, device, "--seq-len, --size, --batch"
+        )
         at: dict[str, Any] = {"preset": settings.preset, "T": dates, "N": places, "size": settings.size}
         at |= {"B": settings.batch, "dtype": dtype, "pass": "forward + backward"}
         # The student forward and back, the teacher forward; the predictor is not counted.

@@ -50,7 +50,12 @@ def between(first: int, last: int) -> tuple[int, ...]:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "seq_len": {"type": Lengths(), "multiple": True, "metavar": "T|FROM..TO[:STEP]", "help": "Dates; repeatable."},
+    "seq_len": {
+        "type": Lengths(),
+        "multiple": True,
+        "metavar": "T|FROM..TO[:STEP]",
+        "help": "Dates; repeatable. A range without a step: its ends and, of 6, 12, 24, 36, ..., what lies between.",
+    },
     "positions": {"type": POSITIVE, "help": "Positions of a date."},
     "heads": {"type": POSITIVE, "help": "Heads of attention."},
     "head_dim": {"type": click.IntRange(1, 256), "help": "Numbers of a head."},

@@ -80,17 +80,21 @@ def backends() -> tuple[Backend, ...]:
 
 def default_backend() -> str | None:
     """The backend that EOKIT_BACKEND asks for, None if it is not set; UsageError or SetupError if it cannot be had."""
-    if _REQUESTED is None:
-        return None
-    if _REQUESTED not in NAMES:
-        raise UsageError(f"EOKIT_BACKEND is {_REQUESTED!r}, expected one of {', '.join(NAMES)}")
-    if _REQUESTED == "cpu":
-        require_compiled("EOKIT_BACKEND=cpu")
-    if _REQUESTED == "triton":
-        require_triton("EOKIT_BACKEND=triton")
-    if _REQUESTED == "cuda":
-        require_cuda("EOKIT_BACKEND=cuda")
+    if _REQUESTED is not None:
+        require(_REQUESTED, f"EOKIT_BACKEND={_REQUESTED}")
     return _REQUESTED
+
+
+def require(name: str, wanted_by: str) -> None:
+    """Raise UsageError if no backend has this name, SetupError if it cannot be had."""
+    if name not in NAMES:
+        raise UsageError(f"{wanted_by}: there is no backend {name!r}, expected one of {', '.join(NAMES)}")
+    if name == "cpu":
+        require_compiled(wanted_by)
+    if name == "triton":
+        require_triton(wanted_by)
+    if name == "cuda":
+        require_cuda(wanted_by)
 
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -183,11 +187,15 @@ def register(
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Let every op run on the backend `name` within the block, None: the best; what EOKIT_BACKEND says is put aside."""
+    """Let every op run on the backend `name` within the block, None: the best; what EOKIT_BACKEND says is put aside.
+
+    UsageError or SetupError if it cannot be had.
+    """
     global _REQUESTED
+    if name is not None:
+        require(name, f"use_backend({name!r})")
     before, _REQUESTED = _REQUESTED, name
     try:
-        default_backend()
         yield
     finally:
         _REQUESTED = before

@@ -90,7 +90,15 @@ def test_a_saved_report_is_read_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is no JSON"), ("[]", "schema None"), ('{"schema": 99}', "schema 99")]
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "schema None"),
+        ('{"schema": 99}', "schema 99"),
+        ('{"schema": 1}', "no whole report"),
+        ('{"schema": 1, "benchmark": "toy", "machine": {}, "rows": [1]}', "no whole report"),
+        ('{"schema": 1, "benchmark": "toy", "machine": {}, "rows": [{"at": {}, "contenders": {"x": 1}}]}', "no whole"),
+    ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path, text, message):
     path = tmp_path / "a.json"
@@ -143,10 +151,22 @@ def test_the_summary_counts_the_verdicts():
 
 
 def test_only_cases_measured_in_both_are_compared():
-    comparison = compare.compare(toy_report(), toy_report(at=[("T", 36)]))
-    assert (comparison["rows"], comparison["only_in_a"], comparison["only_in_b"]) == ([], 2, 2)
-    assert compare.text(comparison).startswith("no case of A is a case of B\n")
-    assert "2 only in A" in compare.text(comparison)
+    both = toy_report()
+    both["rows"] += toy_report(at=[("T", 36)])["rows"]
+    comparison = compare.compare(toy_report(), both)
+    assert (len(comparison["rows"]), comparison["only_in_a"], comparison["only_in_b"]) == (1, 0, 2)
+    assert "0 only in A, 2 only in B" in compare.text(comparison)
+
+
+def test_reports_without_a_case_in_common_are_refused():
+    with pytest.raises(UsageError, match="no case of A is one of B: A has T 12, forward; B has T 36"):
+        compare.compare(toy_report(), toy_report(at=[("T", 36)]))
+
+
+def test_without_a_figure_beside_ours_there_is_nothing_to_compare():
+    alone = toy_report()
+    del alone["rows"][0]["contenders"]["other"]
+    assert compare.text(compare.compare(alone, alone)).startswith("nothing to compare: ")
 
 
 @pytest.mark.parametrize("name", ["ours", "other"])
