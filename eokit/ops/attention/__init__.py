@@ -32,8 +32,9 @@ def attention(
     q: (..., Lq, H, D). k, v: (..., Lk, H, D), leading dimensions as those of q. Any strides: temporal attention over
         x (B, T, N, H, D) passes `x.transpose(1, 2)`, spatial attention x itself, a fused projection (B, T, N, 3, H, D)
         its `unbind(-3)`. Nothing is copied as long as the last dimension is contiguous; one that is not is copied.
-    key_mask: bool, broadcastable to (..., Lk), True = attend; any pattern. Never expanded in memory. What is stored
-        under a masked key must be finite but changes nothing; a sequence without any valid key gives 0, and gradient 0.
+    key_mask: bool, broadcastable to (..., Lk), True = attend; any pattern. Never expanded in memory. Dates (B, T) that
+        all positions of x (B, N, T, H, D) share are (B, 1, T). What is stored under a masked key must be finite but
+        changes nothing; a sequence without any valid key gives 0, and gradient 0.
     bias: floating, finite, added to the scores, broadcastable to (..., H, Lq, Lk); has a gradient.
     scale: 1 / sqrt(D) unless told.
     backend: "cpu" (compiled) or "triton" (on CUDA), both of float32, bfloat16 or float16; "cuda" of the last two;
