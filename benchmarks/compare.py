@@ -33,6 +33,8 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
     if a["benchmark"] != b["benchmark"]:
         raise UsageError(f"A measured {a['benchmark']} and B {b['benchmark']}; give two reports of one benchmark")
     before, after = entries(a), entries(b)
+    if before and after and not before.keys() & after.keys():
+        raise UsageError(f"no case of A is one of B: A has {some_cases(before)}; B has {some_cases(after)}")
     measured = {key: entry for key, entry in before.items() if "ms" in entry[2]}
     rows, lost = [], []
     for key, (at, name, told) in measured.items():
@@ -41,8 +43,6 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
         elif key in after and "times_ours" in told and "times_ours" in after[key][2] and name != ours_of(a, at):
             row = {"at": at, "contender": name, "a_other_ms": told["ms"], "b_other_ms": after[key][2]["ms"]}
             rows.append(contradicted(row | judged(told, after[key][2]) | times_of_ours(a, b, at)))
-    if before and after and not before.keys() & after.keys():
-        raise UsageError(f"no case of A is one of B: A has {some_cases(before)}; B has {some_cases(after)}")
     only = {"only_in_a": len(measured.keys() - after.keys()), "only_in_b": len(after.keys() - before.keys())}
     return {"rows": rows, "lost": lost, **only, "differences": differences(a, b), "busy": busy(a, b)}
 

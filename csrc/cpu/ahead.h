@@ -87,13 +87,5 @@ class Ahead {
   int shift_ = 0;
 };
 
-// Nothing to ask for.
-struct NothingAhead {
-  struct Share {
-    EOKIT_INLINE void ask(int64_t) const {}
-  };
-  EOKIT_INLINE Share share(int64_t) const { return {}; }
-};
-
 }  // namespace
 }  // namespace eokit

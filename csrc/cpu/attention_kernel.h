@@ -20,6 +20,7 @@
 #include <limits>
 
 #include "../common/math.h"
+#include "ahead.h"
 #include "attention.h"
 #include "lanes.h"
 #include "operands.h"
@@ -65,10 +66,14 @@ class Walk {
     return x.at(coordinates_, shape_.leading.count) + head_ * x.head;
   }
 
-  // `count` queries from `first` on; the valid keys; all keys.
+  // `count` queries from `first` on; all queries; the valid keys.
   template <class T>
   EOKIT_INLINE Rows<T> queries(const Sequences<T>& x, int64_t first, int64_t count) const {
     return {in(x) + first * x.row, x.row, count, shape_.dim, nullptr, x.head};
+  }
+  template <class T>
+  EOKIT_INLINE Rows<T> queries(const Sequences<T>& x) const {
+    return queries(x, 0, shape_.queries);
   }
   template <class T>
   EOKIT_INLINE Rows<T> keys(const Sequences<T>& x) const {
@@ -90,6 +95,21 @@ class Walk {
   const bool* listed_ = nullptr;
   int64_t coordinates_[kMaxLeading] = {};
 };
+
+// Lets the rows that the next item will want be asked for: of k and v those of valid keys, of the others all. `anew`:
+// they do not lie a head further than those listed last.
+template <class E, class... Others>
+void look_ahead(Ahead& ahead, const Walk& walk, bool anew, const Sequences<const E>& k, const Sequences<const E>& v,
+                const Others&... others) {
+  if (!anew && k.head == v.head && (... && (k.head == others.head))) {
+    ahead.move(k.head * static_cast<int64_t>(sizeof(E)));
+    return;
+  }
+  ahead.clear();
+  ahead.want(walk.keys(k));
+  ahead.want(walk.keys(v));
+  (ahead.want(walk.queries(others)), ...);
+}
 
 // A block of a bias or of its gradient: row j at data + rows[j] * stride, `length` queries from the panel's first on.
 template <class T>
@@ -200,7 +220,6 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* decay = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), longest);
 
-  const bool in_step = call.k.head == call.v.head && call.k.head == call.q.head && call.parts == 1;
   const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t item = unit / call.parts, part = unit % call.parts;
@@ -213,14 +232,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t i = start; i < until; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
-    if (another || !in_step) {
-      ahead.clear();
-      ahead.want(walk.keys(call.k));
-      ahead.want(walk.keys(call.v));
-      ahead.want(walk.queries(call.q, start, until - start));
-    } else {
-      ahead.move(call.k.head * static_cast<int64_t>(sizeof(E)));
-    }
+    look_ahead(ahead, walk, another || call.parts > 1, call.k, call.v, call.q);
     ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
@@ -336,7 +348,6 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   float* lse = scratch.take(wide);
   float* delta = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), longest);
-  const bool in_step = call.k.head == call.v.head && call.k.head == call.q.head && call.k.head == call.grad_out.head;
 
   // Tokens as lanes and transposed; grad_queries is free until the last product.
   const auto pack_both = [&](const Rows<const E>& rows, float* lanes, float* transposed, int64_t panel) {
@@ -353,16 +364,10 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
       continue;
     }
     const bool in_blocks = walk.count() > kBlock;
-    if (another || !in_step) {
-      ahead.clear();
-      ahead.want(walk.keys(call.k));
-      ahead.want(walk.keys(call.v));
-      ahead.want(walk.queries(call.q, 0, shape.queries));
-      ahead.want(walk.queries(call.grad_out, 0, shape.queries));
-      if (in_blocks) ahead.want(walk.queries(call.out, 0, shape.queries));
-    } else {
-      ahead.move(call.k.head * static_cast<int64_t>(sizeof(E)));
-    }
+    if (in_blocks)
+      look_ahead(ahead, walk, another, call.k, call.v, call.q, call.grad_out, call.out);
+    else
+      look_ahead(ahead, walk, another, call.k, call.v, call.q, call.grad_out);
     ahead.spread(steps_of_products<V, O>(2, 3, shape.queries, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ahead.h"
+#include "../common/strided.h"
 
 namespace eokit {
 
@@ -20,6 +20,14 @@ struct Product {
   float* c;
   int64_t ldc;
   bool accumulate;
+};
+
+// A product gives every step the chance to ask memory for something (ahead.h); this asks for nothing.
+struct NothingAhead {
+  struct Share {
+    EOKIT_INLINE void ask(int64_t) const {}
+  };
+  EOKIT_INLINE Share share(int64_t) const { return {}; }
 };
 
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a

@@ -60,9 +60,9 @@ struct VecAvx2 {
   }
   EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-  // a * 2^n for integer n in -126..127.
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm256_cvtepi32_ps(_mm256_castps_si256(a)); }
+  // a * 2^n for integer n in -126..127.
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
     const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
