@@ -1,4 +1,4 @@
-// Asking memory for the rows of the next item during the products of this one; included once per instruction set.
+// Asking memory for the rows of the next item while this one is computed; included once per instruction set.
 #pragma once
 
 #include "packing.h"
@@ -6,14 +6,14 @@
 namespace eokit {
 namespace {
 
-// Cache lines that the next item will want, asked for one by one in the steps of this item's products. The rows of an
-// item are too far apart for the hardware to foresee them. Asked for all at once they would hold up the loads that come
-// after them: a core waits for some sixteen lines at a time.
+// Cache lines that the next item will want, asked for one by one and evenly in the steps of this item's loops. The rows
+// of an item are too far apart for the hardware to foresee them. Asked for all at once they would hold up the loads that
+// come after them: a core waits for some sixteen lines at a time.
 class Ahead {
  public:
   static constexpr int64_t kMost = 8192;  // lines, half a MiB; of longer items the first ones
 
-  // The memory it takes for so many rows of E; no product has more than `longest` steps.
+  // The memory it takes for so many rows of E; no loop has more than `longest` steps.
   template <class E>
   static int64_t floats(int64_t rows, int64_t dim, int64_t longest) {
     const int64_t lines = rows * lines_of<E>(dim);
@@ -46,36 +46,39 @@ class Ahead {
     offset_ += static_cast<uintptr_t>(bytes);
   }
 
-  // Spreads the lines over products that have `steps` steps in all.
+  // Spreads the lines over loops that have `steps` steps in all.
   void spread(int64_t steps) {
-    for (shift_ = 0; (end_ - begin_) << (shift_ + 1) <= steps && shift_ < 8;) ++shift_;
+    const int64_t lines = end_ - begin_;
+    rate_ = lines < steps ? (lines << kFraction) / steps : int64_t{1} << kFraction;
     // Steps behind the last line ask for what is in the first-level cache.
     for (int64_t i = 0; i < longest_; ++i) end_[i] = reinterpret_cast<uintptr_t>(begin_) - offset_;
   }
 
-  // The lines for one product of `steps` steps: `ask` belongs into each of them.
+  // The lines for one loop of `steps` steps: `ask` belongs into each of them, and asks for some lines more than once.
   struct Share {
     const uintptr_t* lines;
     uintptr_t offset;
-    int shift;  // the same line for 2^shift steps
+    int64_t rate;
     EOKIT_INLINE void ask(int64_t step) const {
-      __builtin_prefetch(reinterpret_cast<const void*>(lines[step >> shift] + offset), 0, 2);
+      __builtin_prefetch(reinterpret_cast<const void*>(lines[step * rate >> kFraction] + offset), 0, 2);
     }
   };
   EOKIT_INLINE Share share(int64_t steps) {
-    const Share share{next_, offset_, shift_};
-    const int64_t lines = ((steps - 1) >> shift_) + 1;
+    const Share share{next_, offset_, rate_};
+    const int64_t lines = ((steps - 1) * rate_ >> kFraction) + 1;
     next_ = lines < end_ - next_ ? next_ + lines : end_;
     return share;
   }
 
  private:
+  static constexpr int kFraction = 16;
+
   template <class E>
   static int64_t lines_of(int64_t dim) {
     return (dim * static_cast<int64_t>(sizeof(E)) + 63) / 64;
   }
 
-  void finish() {  // with what no product had a step for
+  void finish() {  // with what no loop had a step for
     for (; next_ < end_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
   }
 
@@ -84,7 +87,7 @@ class Ahead {
   uintptr_t* end_;
   int64_t longest_;
   uintptr_t offset_ = 0;
-  int shift_ = 0;
+  int64_t rate_ = 0;  // lines a step, with so many bits behind the point
 };
 
 }  // namespace

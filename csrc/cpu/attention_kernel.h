@@ -147,7 +147,8 @@ float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const Bi
 // keys. `maximum` and `sum` (panel) run over the blocks; `decay` gets what earlier results must be multiplied with
 // because the maximum rose.
 template <class V, class O>
-void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, float* maximum, float* sum, float* decay) {
+void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, float* maximum, float* sum, float* decay,
+                   Ahead& ahead) {
   using Reg = typename V::Reg;
   const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
@@ -163,7 +164,9 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
     const Reg highest = V::max(m0, m1), shift = V::sub(V::zero(), highest);
     const Reg fading = exp<V>(V::add(before, shift));
     Reg total = V::zero();
+    const Ahead::Share next = ahead.share(words<O>(keys));
     for (j = 0; j < keys; j += O::kDepth) {
+      next.ask(j / O::kDepth);
       Reg p[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
         p[d] = j + d < keys ? exp<V>(V::fma(factor, V::load(column + (j + d) * panel), shift)) : V::zero();
@@ -177,9 +180,9 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
   }
 }
 
-// The most steps that one of the products of an item has: their depths are the features, a block of keys, and a panel.
+// The most steps that one of an item's loops has: over the features, a block of keys, or a panel.
 template <class O>
-EOKIT_INLINE int64_t longest_product(int64_t dim, int64_t block, int64_t wide) {
+EOKIT_INLINE int64_t longest_loop(int64_t dim, int64_t block, int64_t wide) {
   const int64_t depth = words<O>(dim) > block ? words<O>(dim) : block;
   return depth > wide ? depth : wide;
 }
@@ -190,6 +193,12 @@ EOKIT_INLINE int64_t steps_of_products(int64_t scores, int64_t others, int64_t q
   const int64_t lanes = scores * words<O>(dim) * keys * round_up(queries, V::kWidth) +
                         others * words<O>(keys) * queries * round_up(dim, V::kWidth);
   return lanes / (V::kWidth * V::kColumns * V::rows(V::kColumns));
+}
+
+// And its softmax: one a key for every vector of queries.
+template <class V, class O>
+EOKIT_INLINE int64_t steps_of_softmax(int64_t queries, int64_t keys) {
+  return words<O>(keys) * round_up(queries, V::kWidth) / V::kWidth;
 }
 
 template <class V>
@@ -206,7 +215,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim);
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  const int64_t longest = longest_product<O>(dim, block, wide);
+  const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + shape.queries, dim, longest);
   Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
@@ -233,7 +242,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       continue;
     }
     look_ahead(ahead, walk, another || call.parts > 1, call.k, call.v, call.q);
-    ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim));
+    ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim) +
+                 steps_of_softmax<V, O>(until - start, walk.count()));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
     for (int64_t index = panel_begin; index < panel_end; ++index) {
@@ -250,7 +260,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         multiply<Arithmetic, Layout::kRows>(
             {count, vectors, words<O>(dim), keys + key * row, row, queries, panel, scores, panel, false}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
-        softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay);
+        softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         multiply<Arithmetic, Layout::kColumns>({length, width / V::kWidth, words<O>(count), scores, panel,
                                                 values + words<O>(key) * width, width, out, width, key > 0}, ahead);
@@ -328,7 +338,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim), columns = width / V::kWidth;
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
-  const int64_t longest = longest_product<O>(dim, block, wide);
+  const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + 3 * shape.queries, dim, longest);
   Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
