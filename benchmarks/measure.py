@@ -1,7 +1,8 @@
 """Measures a case: are the results right, how long do they take, how much memory do they need. In this order.
 
-Contenders take turns, and each turn starts with another one, so that a noisy machine disturbs all alike. What is
-compared is the median of the ratios within a turn. A contender with a wrong result gets no figure.
+Contenders take turns, so that a noisy machine disturbs all alike, and every turn has an order of its own: what one
+leaves in the caches and in the allocator, the next one finds. What is compared is the median of the ratios within a
+turn. A contender with a wrong result gets no figure.
 """
 
 from __future__ import annotations
@@ -191,10 +192,19 @@ def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
     for turn in range(plan.turns):
         if turn >= FEWEST_TURNS and time.perf_counter() - started > plan.seconds:
             break
-        first = turn % max(len(names), 1)
-        for name in names[first:] + names[:first]:
-            times[name].append(clock(runs[name], repeats[name]))
+        for place in order_of_turn(turn, len(names)):
+            times[names[place]].append(clock(runs[names[place]], repeats[names[place]]))
     return times
+
+
+def order_of_turn(turn: int, count: int) -> list[int]:
+    """Williams' design: over 2 `count` turns everyone runs as often at every place, and directly behind every other.
+
+    E. J. Williams, Experimental designs balanced for the estimation of residual effects of treatments, 1949.
+    """
+    zigzag = [(k + 1) // 2 if k % 2 else -(k // 2) for k in range(count)]
+    order = [(turn + step) % count for step in zigzag]
+    return order[::-1] if turn // max(count, 1) % 2 else order
 
 
 def repeats_for(seconds: float) -> int:

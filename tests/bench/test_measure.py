@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise, permutations
 
 import pytest
 import torch
 
-from eokit_bench.measure import FEWEST_TURNS, Plan, Truth, error_limit, gate, in_turns, measure, peak_extra_bytes
+from eokit_bench.measure import (
+    FEWEST_TURNS,
+    Plan,
+    Truth,
+    error_limit,
+    gate,
+    in_turns,
+    measure,
+    order_of_turn,
+    peak_extra_bytes,
+)
 from tests.bench.toys import toy_case
 
 QUICK = Plan(turns=3)
@@ -70,11 +82,20 @@ def test_whole_numbers_have_to_be_the_same():
     assert gate(lambda: {"out": torch.arange(3) + 1}, truth, required=True)["wrong"]
 
 
-def test_each_turn_starts_with_another_contender():
+@pytest.mark.parametrize("count", range(2, 8))
+def test_everyone_runs_as_often_at_every_place_and_behind_every_other(count):
+    turns = [order_of_turn(turn, count) for turn in range(2 * count)]
+    places = Counter((place, who) for order in turns for place, who in enumerate(order))
+    behind = Counter(pair for order in turns for pair in pairwise(order))
+    assert places == {(place, who): 2 for place in range(count) for who in range(count)}
+    assert behind == dict.fromkeys(permutations(range(count), 2), 2)
+
+
+def test_contenders_run_in_the_order_of_the_turn():
     order = []
     runs = {name: lambda name=name: order.append(name) or {} for name in "abc"}
-    in_turns({name: slow(run) for name, run in runs.items()}, QUICK)
-    assert "".join(order[3:]) == "abcbcacab"  # the first three warm up
+    in_turns({name: slow(run) for name, run in runs.items()}, Plan(turns=6))
+    assert "".join(order[3:]) == "abcbcacabcbaacbbac"  # the first three warm up
 
 
 def test_a_slow_case_is_measured_in_few_turns():
