@@ -1,6 +1,7 @@
-# make demo   set up everything and run the whole chain on a synthetic season (offline once set up)
-# make test   set up what the tests need and run all of them
-# make check  what .ci/run runs: tests, lint, types, import contracts
+# make install  set up everything into .venv, which the others do first
+# make demo     run the whole chain on a synthetic season (offline once set up)
+# make test     run all tests
+# make check    what .ci/run runs: tests, lint, types, import contracts
 
 # TORCH_INDEX=URL takes torch from another index of wheels: on Linux that of the CPU builds, which pytorch.org/get-started
 # names, saves gigabytes of CUDA.
@@ -12,7 +13,9 @@ BIN    := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 PIP    := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test fast lint types imports check clean
+.PHONY: install demo test fast lint types imports check clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/eokit demo --overwrite

@@ -22,6 +22,8 @@ from unittest import mock
 import numpy as np
 import torch
 
+from eokit.errors import UsageError
+from eokit_bench.machine import refuse_if_too_large
 from eokit_bench.measure import Case, Prepared, Results, Run, Truth, Work
 from eokit_bench.registry import LoaderSettings
 
@@ -29,6 +31,8 @@ BANDS = 10
 CHOSEN = 16
 """Random dates of a patch, where not all are read."""
 LAYOUTS = ("default", "tile")
+COPIES = 4
+"""Of every season on the disk: the files it is made from, a store in each layout, and one that is written again."""
 READERS = ("eokit", "uncompiled", "zarr-python", "numcodecs alone")
 DATE_READERS = ("eokit", "uncompiled", "zarr-python, by index", "zarr-python, all then choose")
 
@@ -45,6 +49,7 @@ class Shape:
 def cases(settings: LoaderSettings) -> list[Case]:
     """By dates: whole patches in either layout, some dates of a patch, and writing."""
     found = []
+    refuse_if_too_large_season(settings)
     for dates in settings.seq_len:
         shape = Shape(settings.patches, dates, settings.size)
         some = min(CHOSEN, dates)
@@ -58,6 +63,20 @@ def cases(settings: LoaderSettings) -> list[Case]:
         size = shape.patches * pixels(shape, dates)
         found.append(make_case(told, ("eokit",), partial(set_up_writing, shape, settings.workers), size))
     return found
+
+
+def refuse_if_too_large_season(settings: LoaderSettings) -> None:
+    """UsageError where a patch cannot fit into memory, or the seasons onto the disk of temporary files."""
+    each = [pixels(Shape(settings.patches, dates, settings.size), dates) for dates in settings.seq_len]
+    # While a patch is drawn, three arrays of float64 for its int16.
+    refuse_if_too_large(12 * max(each), torch.device("cpu"), "--seq-len, --size")
+    needed, place = COPIES * settings.patches * sum(each), tempfile.gettempdir()
+    there = shutil.disk_usage(place).free
+    if needed > there:
+        raise UsageError(
+            f"--seq-len, --patches, --size: the files would take about {needed / 1e9:.3g} GB in {place}, which has"
+            f" {there / 1e9:.3g} GB free; choose smaller ones, or another folder with TMPDIR"
+        )
 
 
 def make_case(at: dict[str, Any], contenders: tuple[str, ...], setup: Callable[[], Prepared], size: int) -> Case:

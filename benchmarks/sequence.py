@@ -33,6 +33,8 @@ from eokit_bench.report import Report
 ATTENTIONS = ("decoupled", "joint")
 WIDTHS_HELD = 40
 """Widths of float32 that a block keeps of a token for its gradient, about: tells what certainly does not fit."""
+WIDTHS_PASSING = 8
+"""The same for a forward alone, where one block after the other needs them."""
 DAYS_BETWEEN = 2
 FIRST_DAY = 17_800  # 2018-09-26
 
@@ -68,10 +70,8 @@ def make_case(one: Setting, device: torch.device) -> Case:
     if one.size % model.patch_size:
         raise UsageError(f"--size {one.size} is no multiple of the {model.patch_size} px patches of {one.preset}")
     tokens = one.batch * one.dates * (one.size // model.patch_size) ** 2
-    if one.backward:
-        refuse_if_too_large(
-            4 * WIDTHS_HELD * tokens * model.width * len(model.trunk.blocks), device, "--seq-len, --size, --batch"
-        )
+    widths = WIDTHS_HELD * len(model.trunk.blocks) if one.backward else WIDTHS_PASSING
+    refuse_if_too_large(4 * widths * tokens * model.width, device, "--seq-len, --size, --batch")
     flops = {name: one_model.flops(one.batch, one.dates, one.size, one.size) for name, one_model in models.items()}
     at = {"preset": one.preset, "T": one.dates, "N": tokens // one.batch // one.dates, "size": one.size, "B": one.batch}
     at |= {"dtype": str(one.dtype).removeprefix("torch."), "pass": PASSES[one.backward]}

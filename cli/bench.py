@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from eokit_bench.registry import BENCHMARKS, LENGTHS, Benchmark, load
-from eokit_cli.options import PATH, common, emit, say, say_settings
+from eokit_cli.options import PATH, common, emit, say, say_settings, sigterm_as_ctrl_c
 
 MOST_LENGTHS, LONGEST = 64, 65_536
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -100,6 +100,7 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
         threads: int | None,
         plot: Path | None,
         save: Path | None,
+        overwrite: bool,
         as_json: bool,
         quiet: bool,
         **given: Any,
@@ -111,7 +112,9 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
             given["seq_len"] = tuple(dict.fromkeys(length for some in given["seq_len"] for length in some))
         settings = about.settings(**{key: value for key, value in given.items() if value not in (None, ())})
         say_settings(asdict(settings))
-        run_and_tell(name, settings, {"turns": turns, "threads": threads}, (plot, save, as_json, quiet))
+        how = {"turns": turns, "threads": threads, "overwrite": overwrite}
+        with sigterm_as_ctrl_c():
+            run_and_tell(name, settings, how, (plot, save, as_json, quiet))
 
     saved = f"Write the JSON there; without a file to {RESULTS}/DEVICE/{file_name(name)}."
     shared = [
@@ -119,6 +122,7 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
         click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
         click.option("--plot", type=PATH, metavar="FILE.png", help="Draw the times there."),
         click.option("--save", type=PATH, is_flag=False, flag_value=DEFAULT_PLACE, metavar="[FILE.json]", help=saved),
+        click.option("--overwrite", is_flag=True, help="Let --save without a file replace the results that are there."),
     ]
     wrapped = run_benchmark
     for option in reversed([*(setting_option(one) for one in fields(about.settings)), *shared]):
@@ -167,7 +171,7 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
     """Measure, write what was asked for, print; EokitError at the end if a contender was wrong."""
     import torch
 
-    from eokit.errors import EokitError
+    from eokit.errors import EokitError, UsageError
     from eokit.files import write_text
     from eokit.nn.device import pick_device
     from eokit_bench import report as reports
@@ -179,11 +183,14 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
     if how["threads"]:
         torch.set_num_threads(how["threads"])
     plan = Plan(turns=how["turns"], device=pick_device(getattr(settings, "device", "cpu")))
+    if str(save) == DEFAULT_PLACE:
+        save = RESULTS / device_name(plan.device) / file_name(name)
+        if save.exists() and not how["overwrite"]:
+            raise UsageError(f"--save: {save} is there; name another file, or add --overwrite to replace it")
     report = reports.run(name, settings, plan, lambda line: say(line, quiet))
     emit(report, as_json, quiet, lambda: reports.text(report))
     if save is not None:
-        path = save if str(save) != DEFAULT_PLACE else RESULTS / device_name(plan.device) / file_name(name)
-        say(f"report   {write_text(path, json.dumps(report, indent=2) + chr(10))}", quiet)
+        say(f"report   {write_text(save, json.dumps(report, indent=2) + chr(10))}", quiet)
     if plot is not None:
         draw = getattr(load(name), "draw", draw_times)
         say(f"picture  {draw(report, plot)}", quiet)

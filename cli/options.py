@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -68,6 +69,16 @@ def debug_option(command: Decorated) -> Decorated:
 
     text = "Show the traceback of an error."
     return click.option("--debug", is_flag=True, expose_value=False, callback=keep, help=text)(command)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, so that what it made for a while is removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def settings_options(command: Decorated) -> Decorated:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,17 @@ from eokit.cores import cores
 from eokit.data.formats import FORMATS, find_tree, get_format
 from eokit.errors import UsageError
 from eokit.files import writing
-from eokit_cli.options import PATH, NameOf, common, dry_run_option, emit, say, say_settings, split_names
+from eokit_cli.options import (
+    PATH,
+    NameOf,
+    common,
+    dry_run_option,
+    emit,
+    say,
+    say_settings,
+    sigterm_as_ctrl_c,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from eokit.data.formats.base import Format, FormatSource
@@ -119,19 +128,9 @@ def _synthetic_tree(place: Path, name: str, season: dict[str, Any], quiet: bool)
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=place, prefix=".eokit-season-")
-    with _sigterm_as_ctrl_c(), folder as path:
+    with sigterm_as_ctrl_c(), folder as path:
         say(f"making a synthetic season of {season['patches']} patches (no real place, no real crop)", quiet)
         yield write_copy(name, Path(path) / name, quiet=quiet, **season)
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends this process as Ctrl-C does, so that what it made for a while is removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _plan(source: FormatSource) -> dict[str, Any]:

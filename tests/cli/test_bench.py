@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -56,7 +59,13 @@ def test_people_get_a_table_and_where_eokit_loses(eokit):
 def test_save_has_a_place_of_its_own(eokit, tmp_path):
     arguments = (*SMALLEST["attention"], "--axis", "temporal", "--no-backward", "--turns", 3)
     assert eokit("bench", "attention", *arguments, "-q", "--save")[0] == 0
-    assert (tmp_path / "benchmarks/results/cpu/attention.json").is_file()
+    saved = tmp_path / "benchmarks/results/cpu/attention.json"
+    before = saved.read_text()
+    code, out, err = eokit("bench", "attention", *arguments, "-q", "--save")
+    assert (code, out, saved.read_text()) == (2, "", before)
+    assert "attention.json is there; name another file, or add --overwrite" in err
+    assert eokit("bench", "attention", *arguments, "-q", "--save", "--overwrite")[0] == 0
+    assert saved.read_text() != before
 
 
 def test_a_folder_below_the_results_is_made(eokit, tmp_path):
@@ -92,6 +101,9 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--mask-rate", "1"), "--mask-rate"),
         (("sequence", "--preset", "none"), "tiny"),
         (("sequence", "--size", "31"), "multiple"),
+        (("sequence", "--seq-len", "144", "--size", "40000", "--no-backward"), "--seq-len, --size, --batch: a case"),
+        (("loader", "--size", "100000"), "--seq-len, --size: a case would take"),
+        (("loader", "--patches", "100000000"), "choose smaller ones, or another folder with TMPDIR"),
         (("attention", "--plot", "x.txt"), ".png"),
         (("attention", "--plot", "no/where/x.png"), "there is no folder no/where"),
         (("attention", "--save", "no/where/x.json"), "there is no folder no/where; make it, or name another"),
@@ -133,6 +145,22 @@ def test_compare_fails_where_a_result_was_lost(eokit, tmp_path):
     assert "ours lost its figure, wrong: out is off by 1" in err.splitlines()[-1]
     b.write_text(json.dumps(toy_report() | {"benchmark": "other"}))
     assert eokit("bench", "compare", a, b)[0] == 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_files_of_a_benchmark_go_when_it_is_stopped(tmp_path, stop):
+    typed = ["bench", "loader", "--patches", "40", "--seq-len", "12", "-q"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "eokit_cli.main", *typed], env=environment, stderr=subprocess.PIPE
+    )
+    while not list(tmp_path.glob("eokit-loader-*/*.npy")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(stop)
+    assert running.wait(60) == 130
+    assert running.stderr.read().splitlines()[-1] == b"eokit: interrupted"
+    assert not list(tmp_path.iterdir())
 
 
 def test_compare_names_the_file_that_is_missing(eokit, tmp_path):
