@@ -67,6 +67,13 @@ void check(const Tensor& x, const char* name, const Tensor& q) {
                     " elements, expected ", q.size(d), " as in q");
 }
 
+void check_like(const Tensor& x, const char* name, const Tensor& q) {
+  check(x, name, q);
+  const int64_t queries = x.dim() - 3;
+  STD_TORCH_CHECK(x.size(queries) == q.size(queries), name, ": found ", x.size(queries), " queries, expected ",
+                  q.size(queries), " as in q");
+}
+
 AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask,
                              const std::optional<Tensor>& bias_t, double scale) {
   check(q, "q", q);
@@ -82,13 +89,14 @@ AttentionShape checked_shape(const Tensor& q, const Tensor& k, const Tensor& v, 
   shape.scale = static_cast<float>(scale);
   STD_TORCH_CHECK(v.size(last(v) - 2) == shape.keys, "v: found ", v.size(last(v) - 2), " keys, expected ", shape.keys, " as in k");
   if (mask) {
-    STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool, "key_mask: expected bool");
+    STD_TORCH_CHECK(mask->scalar_type() == ScalarType::Bool && mask->is_cpu(), "key_mask: expected bool on the CPU");
     STD_TORCH_CHECK(mask->dim() == q.dim() - 2 && mask->size(last(*mask)) == shape.keys, "key_mask: expected shape (..., Lk)");
     for (int d = 0; d < shape.leading.count; ++d)
       STD_TORCH_CHECK(mask->size(d) == shape.leading.sizes[d], "key_mask: expected the leading dimensions of k");
   }
   if (bias_t) {
-    STD_TORCH_CHECK(bias_t->scalar_type() == ScalarType::Float && bias_t->is_contiguous(), "bias_t: expected contiguous float32");
+    STD_TORCH_CHECK(bias_t->scalar_type() == ScalarType::Float && bias_t->is_contiguous() && bias_t->is_cpu(),
+                    "bias_t: expected contiguous float32 on the CPU");
     STD_TORCH_CHECK(bias_t->dim() == q.dim() && bias_t->size(last(q)) == shape.queries &&
                         bias_t->size(last(q) - 1) == shape.keys,
                     "bias_t: expected shape (..., H, Lk, Lq)");
@@ -149,9 +157,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
                                                               Tensor out, Tensor lse, double scale, bool with_bias) {
   const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
   if (!rows_are_contiguous(grad_out)) grad_out = torch::stable::contiguous(grad_out);  // of a sum: all strides are 0
-  check(grad_out, "grad_out", q);
-  check(out, "out", q);
-  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.is_contiguous() &&
+  check_like(grad_out, "grad_out", q);
+  check_like(out, "out", q);
+  STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.is_contiguous() && lse.is_cpu() &&
                       lse.numel() * std::max<int64_t>(shape.dim, 1) >= q.numel(),
                   "lse: expected it as attention_forward returned it");
   STD_TORCH_CHECK(!with_bias || bias_t, "with_bias: expected False, as there is no bias_t");

@@ -6,28 +6,50 @@
 
 #include "../common/half.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace eokit {
 namespace {
 
 EOKIT_INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // Aligned working memory of one thread, handed out in pieces. Plain malloc: no C++ library code is compiled in here.
+// Under AddressSanitizer nothing but the pieces themselves may be touched.
 class Scratch {
  public:
   explicit Scratch(int64_t floats)
-      : base_(static_cast<float*>(std::aligned_alloc(64, round_up(floats * 4 + 64 * 32, 64)))), next_(base_) {
+      : bytes_(round_up(floats * 4 + kPieces * 2 * kLine, kLine)),
+        base_(static_cast<float*>(std::aligned_alloc(kLine, bytes_))),
+        next_(base_) {
     if (base_ == nullptr) std::abort();
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_POISON_MEMORY_REGION(base_, bytes_);
+#endif
   }
-  ~Scratch() { std::free(base_); }
+  ~Scratch() {
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_UNPOISON_MEMORY_REGION(base_, bytes_);
+#endif
+    std::free(base_);
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   float* take(int64_t floats) {
     float* piece = next_;
-    next_ += round_up(floats, 16);
+    next_ += round_up(floats, kLine / 4);
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_UNPOISON_MEMORY_REGION(piece, floats * 4);
+    next_ += kLine / 4;
+#endif
     return piece;
   }
 
  private:
+  static constexpr int64_t kLine = 64, kPieces = 32;
+
+  int64_t bytes_;
   float* base_;
   float* next_;
 };

@@ -16,6 +16,7 @@ using namespace eokit;
 
 std::mt19937 rng(0);
 int64_t upto(int64_t most) { return 1 + static_cast<int64_t>(rng() % static_cast<uint64_t>(most)); }
+int64_t upto_or_none(int64_t most) { return rng() % 16 == 0 ? 0 : upto(most); }
 bool maybe() { return rng() % 2 == 0; }
 int64_t dims(int64_t most) { return maybe() ? 32 * upto(most / 32) : upto(most); }  // whole cache lines, or any
 
@@ -64,7 +65,8 @@ void attention(const KernelPair<E>& kernels) {
   AttentionShape shape;
   shape.leading.count = 2;
   const int64_t a = shape.leading.sizes[0] = upto(2), b = shape.leading.sizes[1] = upto(3);
-  const int64_t queries = shape.queries = upto(maybe() ? 20 : 140), keys = shape.keys = upto(maybe() ? 20 : 420);
+  const int64_t queries = shape.queries = upto_or_none(maybe() ? 20 : 140);
+  const int64_t keys = shape.keys = upto_or_none(maybe() ? 20 : 420);
   const int64_t heads = shape.heads = upto(3), dim = shape.dim = maybe() ? upto(20) : dims(130);
   shape.scale = 0.3f;
   const bool far = maybe(), masked = maybe(), biased = maybe(), shared = maybe();
@@ -92,9 +94,10 @@ void attention(const KernelPair<E>& kernels) {
   forward.q = in(q, queries), forward.k = in(k, keys), forward.v = in(v, keys);
   if (biased) forward.bias = constant(bias_view(bias), static_cast<float*>(bias));
   forward.out = view<E>(out, b, queries, heads, dim, far), forward.lse = lse;
-  forward.parts = upto((queries + kPanel - 1) / kPanel);
+  forward.parts = queries ? upto((queries + kPanel - 1) / kPanel) : 1;
   forward.past_caches = maybe();
-  kernels.forward(forward, 0, items * forward.parts);
+  const int64_t units = items * forward.parts, half = upto(units) - 1;  // as two threads would have them
+  if (queries) kernels.forward(forward, 0, half), kernels.forward(forward, half, units);  // without any, torch is done
   out.must_be_finite("attention");
 
   AttentionBackward<E> backward;
@@ -106,7 +109,8 @@ void attention(const KernelPair<E>& kernels) {
   backward.grad_v = view<E>(grad_v, b, keys, heads, dim, far);
   if (biased) backward.grad_bias = bias_view(grad_bias);
   backward.past_caches = maybe();
-  kernels.backward(backward, 0, items);
+  const int64_t first = upto(items) - 1;
+  kernels.backward(backward, 0, first), kernels.backward(backward, first, items);
   for (auto* x : {&grad_q, &grad_k, &grad_v}) x->must_be_finite("attention, backward");
   grad_bias.must_be_finite("attention, gradient of the bias");
 }

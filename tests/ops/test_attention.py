@@ -131,6 +131,15 @@ def test_no_keys_at_all_give_zero(backend):
 
 
 @every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_that_nobody_looks_at_have_gradient_zero(backend, dtype):
+    q, k, v = (torch.randn(2, length, 3, 16, dtype=dtype, requires_grad=True) for length in (0, 30, 30))
+    for _ in range(5):  # memory that others used before
+        grads = torch.autograd.grad(attention(q, k, v, backend=backend).sum(), (k, v))
+        assert all((x == 0).all() for x in grads)
+
+
+@every_backend
 def test_more_than_65535_sequences(backend):
     q, k, v = (torch.randn(65_537, 2, 1, 8) for _ in range(3))
     out = attention(q, k, v, backend=backend)

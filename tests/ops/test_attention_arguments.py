@@ -14,6 +14,7 @@ K = torch.zeros(2, 3, 7, 2, 8)
     ("change", "words"),
     [
         ({"q": Q[0, 0, 0]}, ["q has shape (2, 8)", "(..., Lq, H, D)"]),
+        ({"q": Q.expand(*(1,) * 15, *Q.shape)}, ["q has shape (1, 1", "at most 16 dimensions before Lq"]),
         ({"q": Q.int()}, ["q is torch.int32", "floating"]),
         ({"k": K[:1]}, ["k has shape (1, 3, 7, 2, 8)", "(2, 3, Lk, 2, 8)"]),
         ({"k": K[..., :4]}, ["k has shape (2, 3, 7, 2, 4)", "(2, 3, Lk, 2, 8)"]),
@@ -30,6 +31,7 @@ K = torch.zeros(2, 3, 7, 2, 8)
         ({"key_mask": [True] * 7}, ["key_mask is of type list", "tensor"]),
         ({"scale": "1"}, ["scale is of type str", "number"]),
         ({"scale": float("nan")}, ["scale is nan", "finite"]),
+        ({"scale": 1e39}, ["scale is 1e+39", "float32"]),
         ({"backend": "gpu"}, ["backend is 'gpu'", "reference, sdpa, cpu, triton, cuda"]),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else None,

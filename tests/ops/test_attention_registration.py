@@ -34,6 +34,26 @@ def test_the_backward_op_passes_opcheck(mask, bias):
     torch.library.opcheck(torch.ops.eokit.attention_backward.default, arguments)
 
 
+@compiled
+@pytest.mark.parametrize("name", ["grad_out", "out", "lse"])
+def test_the_backward_op_refuses_tensors_of_another_length(name):
+    q, k, v, _, _, scale = inputs(requires_grad=False)
+    out, lse = torch.ops.eokit.attention_forward(q, k, v, None, None, scale)
+    given = {
+        "grad_out": torch.randn_like(out),
+        "q": q,
+        "k": k,
+        "v": v,
+        "mask": None,
+        "bias": None,
+        "out": out,
+        "lse": lse,
+    }
+    shorter = given[name][..., :4].contiguous() if name == "lse" else given[name][..., :4, :, :]
+    with pytest.raises(RuntimeError, match=f"{name}: "):
+        torch.ops.eokit.attention_backward(*(given | {name: shorter}).values(), scale, False)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_reference_passes_gradcheck(masked, biased):

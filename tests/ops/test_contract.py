@@ -300,6 +300,7 @@ def detached(x):
 EMPTY = {
     "attention, no sequences": (attention, {"q": (0, 4, 2, 8), "k": (0, 4, 2, 8), "v": (0, 4, 2, 8)}),
     "attention, no keys": (attention, {"q": (2, 4, 2, 8), "k": (2, 0, 2, 8), "v": (2, 0, 2, 8)}),
+    "attention, no queries": (attention, {"q": (2, 0, 2, 8), "k": (2, 4, 2, 8), "v": (2, 4, 2, 8)}),
     "gather, no samples": (lambda x, pos: gather_tokens(x, INDEX[:0], pos), {"x": (0, 5, 8), "pos": (5, 8)}),
     "gather, no tokens": (lambda x, pos: gather_tokens(x, INDEX[:, :0], pos), {"x": (2, 0, 8), "pos": (0, 8)}),
     "gather, none of them": (lambda x, pos: gather_tokens(x, INDEX[:, :0], pos), {"x": (2, 5, 8), "pos": (5, 8)}),

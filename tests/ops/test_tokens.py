@@ -217,3 +217,9 @@ def test_a_wrong_argument_is_named(run, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
     assert "/" not in str(caught.value), "a path of the machine that built it"
+
+
+@compiled
+def test_more_tokens_than_memory_can_hold_are_not_blamed_on_the_index():
+    with pytest.raises(ArgumentError, match="length: no memory"):
+        scatter_tokens(X[:, :2], torch.tensor([[0, 1], [1, 0]]), 2**60, X[0, 0])

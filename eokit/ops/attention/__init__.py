@@ -140,9 +140,15 @@ def _stored_like(q: Tensor, out: Tensor) -> Tensor:
     return out if out.stride() == stored.stride() else stored.copy_(out)
 
 
+MOST_LEADING = 16
+"""Dimensions before Lq: as many as the C++ kernels unravel."""
+
+
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.dim() < 3:
-        raise ArgumentError(f"q has shape {_shape(q)}, expected (..., Lq, H, D)")
+    if not 3 <= q.dim() <= 3 + MOST_LEADING:
+        raise ArgumentError(
+            f"q has shape {_shape(q)}, expected (..., Lq, H, D) with at most {MOST_LEADING} dimensions before Lq"
+        )
     if q.dtype not in FLOATING:
         raise ArgumentError(f"q is {q.dtype}, expected a floating dtype of 16 bits or more")
     for name, x in (("k", k), ("v", v)):
@@ -176,6 +182,8 @@ def _checked_scale(scale: float | None, dim: int) -> float:
     if scale is None:
         return 1.0 / math.sqrt(max(dim, 1))
     check_number("scale", scale)
+    if abs(scale) > torch.finfo(torch.float32).max:
+        raise ArgumentError(f"scale is {scale}, expected a number that float32 can hold")
     return float(scale)
 
 
