@@ -35,7 +35,7 @@ def cases(settings: LossesSettings) -> list[Case]:
         # Of the logits: one product forward; back one again, and one for either side. The teacher's have no gradient.
         products = (2 if loss == "DINO" else 1) + 3 * backward
         told = Work(None, 2 * products * settings.rows * columns * settings.width)
-        names = ("eokit", *(("all logits", "cross_entropy") if loss == "InfoNCE" else ("all logits",)))
+        names = ("eokit", "all logits") if loss == "MIL-NCE" else ("eokit", "all logits", "cross_entropy")
         found.append(Case(at, names, partial(set_up, settings, loss, backward, device), lambda name, told=told: told))
     return found
 
@@ -108,7 +108,13 @@ def dino_case(settings: LossesSettings, features: Features) -> Made:
         given = student, prototypes, teacher.to(student.dtype), teacher_prototypes.to(student.dtype), center
         return reference.dino_cross_entropy(*given, temperature=TEMPERATURE, teacher_temperature=TEACHER_TEMPERATURE)
 
-    return leaves, {"eokit": ours, "all logits": plain}
+    def usual(student: Tensor, prototypes: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = teacher.to(student.dtype) @ teacher_prototypes.T.to(student.dtype)
+            targets = (logits / TEACHER_TEMPERATURE).softmax(1)
+        return torch.nn.functional.cross_entropy(student @ prototypes.T / TEMPERATURE, targets)
+
+    return leaves, {"eokit": ours, "all logits": plain, "cross_entropy": usual}
 
 
 LOSSES = {"InfoNCE": info_nce_case, "MIL-NCE": mil_nce_case, "DINO": dino_case}

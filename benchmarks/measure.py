@@ -147,8 +147,9 @@ def distance(x: Tensor, exact: Tensor) -> float:
 
 
 def error_limit(own: Tensor, exact: Tensor, truth: Truth) -> float:
-    """Twice the error of torch's own op in its dtype, and a rounding of large values and sums; 0 for whole numbers.
+    """Twice the error of torch's own op in its dtype, and four roundings of the largest value; 0 for whole numbers.
 
+    Four, as torch's own may happen to be exact where another order of the same operations is not; of `truth.sums` one.
     Never more than half the digits of the dtype: torch's own would be wrong, too.
     """
     if not own.is_floating_point() or not exact.numel():
@@ -198,7 +199,7 @@ def in_turns(runs: Mapping[str, Run], plan: Plan) -> dict[str, list[Taken]]:
 
 
 def order_of_turn(turn: int, count: int) -> list[int]:
-    """Williams' design: over 2 `count` turns everyone runs as often at every place, and directly behind every other.
+    """Williams' design: in 2 `count` turns everyone runs as often at every place, and behind every other within a turn.
 
     E. J. Williams, Experimental designs balanced for the estimation of residual effects of treatments, 1949.
     """

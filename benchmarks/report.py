@@ -40,7 +40,7 @@ def run_cases(
     from eokit_bench.roofline import higher, roofline
 
     told("measuring how fast this machine copies and multiplies")
-    dtypes = sorted({case.at.get("dtype", "float32") for case in cases})
+    dtypes = sorted({"float32"} | {case.at.get("dtype", "float32") for case in cases})
     roof, rows = roofline(plan.device, dtypes), []
     for number, case in enumerate(cases, 1):
         told(f"{number}/{len(cases)}  {case_name(case.at)}")
@@ -77,8 +77,12 @@ def device_label(device: Any) -> str:
 
 
 def with_shares(row: dict[str, Any], roof: dict[str, Any]) -> dict[str, Any]:
-    """The row with each contender's percentage of what the machine copies and multiplies at best."""
-    gemm = roof["gemm_gflop_per_s"].get(row["at"].get("dtype", "float32"))
+    """The row with each contender's percentage of what the machine copies and multiplies at best.
+
+    In the dtype or in float32: where half precision is the slower one, kernels multiply in float32.
+    """
+    rates = roof["gemm_gflop_per_s"]
+    gemm = max(rates[row["at"].get("dtype", "float32")], rates["float32"])
     for told in row["contenders"].values():
         for rate, limit, share in (("gb_per_s", roof["copy_gb_per_s"], "copy"), ("gflop_per_s", gemm, "gemm")):
             if rate in told:

@@ -29,12 +29,12 @@ class Ahead {
     offset_ = 0;
   }
 
-  // Wants what lies `rows.next` behind these rows.
+  // Wants what lies `rows.next` behind these rows, which is asked for whether or not it is what comes next.
   template <class E>
   void want(const Rows<E>& rows) {
     const int64_t lines = lines_of<E>(rows.dim);
     for (int64_t r = 0; r < rows.count && end_ + lines <= begin_ + kMost; ++r) {
-      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r) + rows.next);
+      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(rows.next) * sizeof(E);
       for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
     }
   }

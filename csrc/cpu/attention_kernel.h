@@ -96,8 +96,9 @@ class Walk {
   int64_t coordinates_[kMaxLeading] = {};
 };
 
-// Lets the rows that the next item will want be asked for: of k and v those of valid keys, of the others all. `anew`:
-// they do not lie a head further than those listed last.
+// Lets the rows that the next item will want be asked for: of k and v those of valid keys, of the others all. They are
+// taken to lie a head further, as they do for the next head, and for the next position of temporal series stored densely;
+// where they lie elsewhere, what is asked for is not needed. `anew`: the list is not that of the head before.
 template <class E, class... Others>
 void look_ahead(Ahead& ahead, const Walk& walk, bool anew, const Sequences<const E>& k, const Sequences<const E>& v,
                 const Others&... others) {
@@ -241,7 +242,10 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t i = start; i < until; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
-    look_ahead(ahead, walk, another || call.parts > 1, call.k, call.v, call.q);
+    if (part + 1 < call.parts)  // the same rows once more
+      ahead.clear();
+    else
+      look_ahead(ahead, walk, another || call.parts > 1, call.k, call.v, call.q);
     ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim) +
                  steps_of_softmax<V, O>(until - start, walk.count()));
     O::pack_rows(walk.keys(call.k), keys);

@@ -111,13 +111,14 @@ def test_rows_far_apart_are_read_in_place():
 
 @compiled
 def test_any_number_of_threads_gives_the_same_bits():
-    visible, index, mask_token, pos = leaf(8, 30, 48), choose(8, 90, 30), leaf(48), leaf(90, 48)
-    grad = torch.randn(8, 90, 48)
+    # Seven threads have some rows each: a thread gets at least 100,000 elements.
+    visible, index, mask_token, pos = leaf(8, 600, 48), choose(8, 2000, 600), leaf(48), leaf(2000, 48)
+    grad = torch.randn(8, 2000, 48)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            out = scatter_tokens(visible, index, 90, mask_token, pos)
+            out = scatter_tokens(visible, index, 2000, mask_token, pos)
             results.append([out, *torch.autograd.grad(out, [visible, mask_token, pos], grad)])
     finally:
         torch.set_num_threads(before)

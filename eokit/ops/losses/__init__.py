@@ -24,8 +24,9 @@ def info_nce(a: Tensor, b: Tensor, *, positives: Tensor | None = None, temperatu
     "out" form of Khosla et al. 2020 (arXiv 2004.11362, equation 2).
 
     Memory: O(N + M) beside the inputs; few logits (up to 4 million) are held, which is faster. Computed in float32
-    (float64 for float64), within autocast too. Returns a scalar, 0 where no row has positives. Raises ArgumentError
-    naming the wrong argument.
+    (float64 for float64), within autocast too. The products are torch's, so the last bits of large gradients depend on
+    the number of threads. Returns a scalar, 0 where no row has positives. Raises ArgumentError naming the wrong
+    argument.
     """
     check_tensors(a=a, b=b, positives=positives)
     _check_features("a", a, "b", b)
