@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from eokit.cores import cores
 from eokit_bench.registry import BENCHMARKS, LENGTHS, Benchmark, load
 from eokit_cli.options import PATH, common, emit, say, say_settings, sigterm_as_ctrl_c
 
@@ -119,7 +120,9 @@ def make_command(word: str, name: str, about: Benchmark) -> click.Command:
     saved = f"Write the JSON there; without a file to {RESULTS}/DEVICE/{file_name(name)}."
     shared = [
         click.option("--turns", type=click.IntRange(min=3), default=15, show_default=True, help="Rounds, at most."),
-        click.option("--threads", type=POSITIVE, help="Of the processor.  [default: as many as torch takes]"),
+        click.option(
+            "--threads", type=click.IntRange(1, cores()), help="Of the processor.  [default: as many as torch takes]"
+        ),
         click.option("--plot", type=PATH, metavar="FILE.png", help="Draw the times there."),
         click.option("--save", type=PATH, is_flag=False, flag_value=DEFAULT_PLACE, metavar="[FILE.json]", help=saved),
         click.option("--overwrite", is_flag=True, help="Let --save without a file replace the results that are there."),

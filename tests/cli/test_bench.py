@@ -98,6 +98,7 @@ def test_a_wrong_kernel_is_an_error(eokit, monkeypatch):
         (("attention", "--device", "abacus"), "abacus"),
         (("attention", "--device", "mps"), "device 'mps' is unknown"),
         (("attention", "--turns", "1"), "--turns"),
+        (("attention", "--threads", "100000"), "--threads"),
         (("attention", "--mask-rate", "1"), "--mask-rate"),
         (("sequence", "--preset", "none"), "tiny"),
         (("sequence", "--size", "31"), "multiple"),
