@@ -33,7 +33,13 @@ def writing(target: Path, *also: type[Exception], hint: str = "") -> Iterator[No
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a small text file aside and rename it, making its folder; TargetError where that is refused."""
+    """Write a small text file aside and rename it, making its folder; TargetError where that is refused.
+
+    A link stays, and what it leads to is written; a pipe or a device is refused, as a rename would replace it.
+    """
+    if path.exists() and not path.is_file():
+        raise TargetError(f"{path}: is no plain file; name another")
+    path = path.resolve() if path.is_symlink() else path
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,19 @@ def test_an_older_file_survives_a_failed_write(tmp_path: Path, monkeypatch):
         write_text(file, "new")
     assert file.read_text() == "old"
     assert [one.name for one in file.parent.iterdir()] == ["facts.json"]
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_is_refused_and_stays(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TargetError, match="no plain file"):
+        write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()

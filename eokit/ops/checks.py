@@ -18,13 +18,16 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+OPTIONAL = ("key_mask", "bias", "pos", "offsets", "positives", "block", "center")
+
+
 def check_tensors(plain: bool = False, /, **given: Any) -> None:
-    """Every argument, by name, is a tensor or None; none has a tangent, unless `plain` torch will run.
+    """Every argument, by name, is a tensor, of `OPTIONAL` or None; none has a tangent, unless `plain` torch will run.
 
     torch lets tangents of its custom operators fall silently: forward derivatives would be zero.
     """
     for name, x in given.items():
-        if x is not None and not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) and not (x is None and name in OPTIONAL):
             raise ArgumentError(f"{name} is of type {type(x).__name__}, expected a tensor")
     if forward_ad._current_level < 0 or plain or library.default_backend() == "reference":
         return

@@ -15,6 +15,7 @@ K = torch.zeros(2, 3, 7, 2, 8)
     [
         ({"q": Q[0, 0, 0]}, ["q has shape (2, 8)", "(..., Lq, H, D)"]),
         ({"q": Q.expand(*(1,) * 15, *Q.shape)}, ["q has shape (1, 1", "at most 16 dimensions before Lq"]),
+        ({"q": None}, ["q is of type NoneType", "tensor"]),
         ({"q": Q.int()}, ["q is torch.int32", "floating"]),
         ({"k": K[:1]}, ["k has shape (1, 3, 7, 2, 8)", "(2, 3, Lk, 2, 8)"]),
         ({"k": K[..., :4]}, ["k has shape (2, 3, 7, 2, 4)", "(2, 3, Lk, 2, 8)"]),

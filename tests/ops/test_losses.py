@@ -89,6 +89,16 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.autograd.grad(ours, a)[0].dtype == dtype
 
 
+def test_half_features_may_meet_float32_weights_as_autocast_makes_them():
+    torch.manual_seed(0)
+    student, prototypes = features(6, 8, dtype=torch.bfloat16), features(5, 8, dtype=torch.float32)
+    loss = dino_cross_entropy(student, prototypes, student.detach(), prototypes.detach())
+    exact = dino_cross_entropy(*(x.detach().float() for x in (student, prototypes, student, prototypes)))
+    assert torch.equal(loss.detach(), exact)
+    grads = torch.autograd.grad(loss + info_nce(student[:5], prototypes), (student, prototypes))
+    assert [x.dtype for x in grads] == [torch.bfloat16, torch.float32]
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_ops_pass_opcheck(inside):
     a, b, ids = features(9, 4, dtype=torch.float32), features(9, 4, dtype=torch.float32), torch.arange(9) // 2

@@ -167,9 +167,8 @@ def _check_mask_and_bias(q: Tensor, k: Tensor, key_mask: Tensor | None, bias: Te
         if key_mask.dtype != torch.bool:
             raise ArgumentError(f"key_mask is {key_mask.dtype}, expected torch.bool with True where a key may be used")
         if key_mask.dim() < 1 or key_mask.shape[-1] != keys or not _broadcasts(key_mask.shape, (*lead, keys)):
-            raise ArgumentError(
-                f"key_mask has shape {_shape(key_mask)}, expected one that broadcasts to {(*lead, keys)}"
-            )
+            expected = f"one that broadcasts to {(*lead, keys)} and ends in {keys}"
+            raise ArgumentError(f"key_mask has shape {_shape(key_mask)}, expected {expected}")
     if bias is not None:
         full = (*lead, heads, length, keys)
         if bias.dtype not in FLOATING:

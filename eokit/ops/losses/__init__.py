@@ -139,7 +139,8 @@ def _check_features(name: str, x: Tensor, other_name: str, other: Tensor) -> Non
             raise ArgumentError(f"{label} is {one.dtype} {tuple(one.shape)}, expected floating features (rows, D)")
     if other.shape[1] != x.shape[1]:
         raise ArgumentError(f"{other_name} has {other.shape[1]} features, expected the {x.shape[1]} of {name}")
-    if other.dtype != x.dtype or other.device != x.device:
+    mixed = other.dtype != x.dtype and torch.float64 in (x.dtype, other.dtype)  # the others all become float32
+    if mixed or other.device != x.device:
         raise ArgumentError(
             f"{other_name} is {other.dtype} on {other.device}, expected {x.dtype} on {x.device} as {name}"
         )
