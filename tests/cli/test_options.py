@@ -14,7 +14,7 @@ from tests.training.labelled_stores import labelled_store, random_bundle
 
 EVERYWHERE = "-v --verbose -q --quiet --json --debug --help"
 SETTINGS = "--config -o"
-MEASURING = "--turns --threads --plot --save"
+MEASURING = "--turns --threads --plot --save --overwrite"
 OPTIONS = {
     "prepare": "--synthetic --size --seed --modalities --limit --layout --workers --resume --overwrite --on-error"
     " --dry-run",
