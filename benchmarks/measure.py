@@ -1,6 +1,6 @@
 """Measures a case: are the results right, how long do they take, how much memory do they need. In this order.
 
-Contenders take turns, so that a noisy machine disturbs all alike, and every turn has an order of its own: what one
+Contenders take turns, so that a noisy machine disturbs all alike, in an order that changes (`order_of_turn`): what one
 leaves in the caches and in the allocator, the next one finds. What is compared is the median of the ratios within a
 turn. A contender with a wrong result gets no figure.
 """

@@ -373,13 +373,10 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     const bool another = walk.go_to(item);
     walk.zero_invalid_keys(call.grad_k);
     walk.zero_invalid_keys(call.grad_v);
-    if (shape.queries == 0) {
+    if (walk.count() == 0 || shape.queries == 0) {  // nothing attends to anything
+      zero(walk.queries(call.grad_q));
       zero(walk.keys(call.grad_k));
       zero(walk.keys(call.grad_v));
-      continue;
-    }
-    if (walk.count() == 0) {
-      zero(walk.queries(call.grad_q, 0, shape.queries));
       continue;
     }
     const bool in_blocks = walk.count() > kBlock;

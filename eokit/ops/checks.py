@@ -16,9 +16,8 @@ from eokit.ops import library
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What torch computes with; its 8-bit formats only store."""
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
 OPTIONAL = ("key_mask", "bias", "pos", "offsets", "positives", "block", "center")
+"""Arguments of the ops that may be None."""
 
 
 def check_tensors(plain: bool = False, /, **given: Any) -> None:

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from eokit_bench.registry import BENCHMARKS
 from eokit_cli.bench import between
 from tests.bench.toys import toy_report
+from tests.cli.stopping import stop
 
 SMALLEST = {
     "attention": ("--seq-len", 4, "--positions", 4, "--heads", 2, "--head-dim", 16, "--device", "cpu"),
@@ -148,19 +148,11 @@ def test_compare_fails_where_a_result_was_lost(eokit, tmp_path):
     assert eokit("bench", "compare", a, b)[0] == 2
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_the_files_of_a_benchmark_go_when_it_is_stopped(tmp_path, stop):
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_the_files_of_a_benchmark_go_when_it_is_stopped(tmp_path, asked):
     typed = ["bench", "loader", "--patches", "40", "--seq-len", "12", "-q"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "eokit_cli.main", *typed], env=environment, stderr=subprocess.PIPE
-    )
-    while not list(tmp_path.glob("eokit-loader-*/*.npy")):
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(stop)
-    assert running.wait(60) == 130
-    assert running.stderr.read().splitlines()[-1] == b"eokit: interrupted"
+    stop(typed, asked, lambda: list(tmp_path.glob("eokit-loader-*/*.npy")), env=environment)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,9 +2,7 @@
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 from eokit.data.formats import FORMATS
 from eokit.data.store import Store
 from eokit_cli.main import main
+from tests.cli.stopping import stop
 from tests.data.formats import trees
 from tests.data.formats.test_pastis_damage import DAMAGES
 
@@ -241,16 +240,10 @@ def test_a_season_that_cannot_be_is_exit_2(eokit, tmp_path, wrong):
     assert not list(tmp_path.glob("data/*"))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_season_goes_when_its_preparation_is_stopped(tmp_path, stop):
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_season_goes_when_its_preparation_is_stopped(tmp_path, asked):
     typed = ["prepare", "synthetic", "--limit", "40", "--workers", "1", "--modalities", "s2"]
-    running = subprocess.Popen([sys.executable, "-m", "eokit_cli.main", *typed], cwd=tmp_path, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob("data/.eokit-season-*/*/DATA_S2/*")):
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(stop)
-    assert running.wait(60) == 130
-    assert running.stderr.read().splitlines()[-1] == b"eokit: interrupted"
+    stop(typed, asked, lambda: list(tmp_path.glob("data/.eokit-season-*/*/DATA_S2/*")), cwd=tmp_path)
     assert list((tmp_path / "data").iterdir()) == []
 
 

@@ -141,7 +141,7 @@ def _stored_like(q: Tensor, out: Tensor) -> Tensor:
 
 
 MOST_LEADING = 16
-"""Dimensions before Lq: as many as the C++ kernels unravel."""
+"""Dimensions before Lq: as many as the C++ kernels unravel (kMaxLeading in csrc/common/strided.h)."""
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
