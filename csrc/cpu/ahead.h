@@ -27,6 +27,7 @@ class Ahead {
     finish();
     next_ = end_ = begin_;
     offset_ = 0;
+    pad();
   }
 
   // Wants what lies `rows.next` behind these rows, which is asked for whether or not it is what comes next.
@@ -37,6 +38,7 @@ class Ahead {
       const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(rows.next) * sizeof(E);
       for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
     }
+    pad();
   }
 
   // Wants what lies `bytes` behind all that was wanted so far.
@@ -46,12 +48,24 @@ class Ahead {
     offset_ += static_cast<uintptr_t>(bytes);
   }
 
+  // Whether tensors begin where they were taken to: `bytes` behind where they began when this was asked before.
+  template <class... E>
+  bool foresaw(int64_t bytes, const E*... begins) {
+    static_assert(sizeof...(begins) <= sizeof foreseen_ / sizeof *foreseen_);
+    uintptr_t* begin = foreseen_;
+    bool all = true;
+    const auto check = [&](uintptr_t address) {
+      all &= *begin == address;
+      *begin++ = address + static_cast<uintptr_t>(bytes);
+    };
+    (check(reinterpret_cast<uintptr_t>(begins)), ...);
+    return all;
+  }
+
   // Spreads the lines over loops that have `steps` steps in all.
   void spread(int64_t steps) {
     const int64_t lines = end_ - begin_;
     rate_ = lines < steps ? (lines << kFraction) / steps : int64_t{1} << kFraction;
-    // Steps behind the last line ask for what is in the first-level cache.
-    for (int64_t i = 0; i < longest_; ++i) end_[i] = reinterpret_cast<uintptr_t>(begin_) - offset_;
   }
 
   // The lines for one loop of `steps` steps: `ask` belongs into each of them, and asks for some lines more than once.
@@ -79,6 +93,12 @@ class Ahead {
     return (dim * static_cast<int64_t>(sizeof(E)) + 63) / 64;
   }
 
+  // Steps behind the last line ask for that one again.
+  void pad() {
+    const uintptr_t last = end_ > begin_ ? end_[-1] : reinterpret_cast<uintptr_t>(begin_);
+    for (int64_t i = 0; i < longest_; ++i) end_[i] = last;
+  }
+
   void finish() {  // with what no loop had a step for
     for (; next_ < end_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
   }
@@ -88,6 +108,7 @@ class Ahead {
   uintptr_t* end_;
   int64_t longest_;
   uintptr_t offset_ = 0;
+  uintptr_t foreseen_[5] = {};
   int64_t rate_ = 0;  // lines a step, with so many bits behind the point
 };
 

@@ -43,16 +43,16 @@ class Walk {
     count_ = shape.keys;
   }
 
-  // Whether it is in another sequence than the item before.
+  // Whether other keys are valid than for the item before.
   bool go_to(int64_t item) {
     head_ = item % shape_.heads;
     const int64_t sequence = item / shape_.heads;
     if (sequence == sequence_) return false;
     sequence_ = sequence;
     shape_.leading.unravel(sequence, coordinates_);
-    if (mask_.valid.data == nullptr) return true;
+    if (mask_.valid.data == nullptr) return false;
     const bool* valid = mask_.valid.at(coordinates_, shape_.leading.count);
-    if (valid == listed_) return true;
+    if (valid == listed_) return false;
     listed_ = valid;
     count_ = 0;
     for (int64_t j = 0; j < shape_.keys; ++j)
@@ -98,12 +98,14 @@ class Walk {
 
 // Lets the rows that the next item will want be asked for: of k and v those of valid keys, of the others all. They are
 // taken to lie a head further, as they do for the next head, and for the next position of temporal series stored densely;
-// where they lie elsewhere, what is asked for is not needed. `anew`: the list is not that of the head before.
+// where they lie elsewhere, what is asked for is not needed. `anew`: the rows are to be listed again in any case.
 template <class E, class... Others>
 void look_ahead(Ahead& ahead, const Walk& walk, bool anew, const Sequences<const E>& k, const Sequences<const E>& v,
                 const Others&... others) {
-  if (!anew && k.head == v.head && (... && (k.head == others.head))) {
-    ahead.move(k.head * static_cast<int64_t>(sizeof(E)));
+  const int64_t head = k.head * static_cast<int64_t>(sizeof(E));
+  const bool foresaw = ahead.foresaw(head, walk.in(k), walk.in(v), walk.in(others)...);
+  if (foresaw && !anew && k.head == v.head && (... && (k.head == others.head))) {
+    ahead.move(head);
     return;
   }
   ahead.clear();
@@ -235,7 +237,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
     const int64_t item = unit / call.parts, part = unit % call.parts;
     const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
     const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
-    const bool another = walk.go_to(item);
+    const bool others_valid = walk.go_to(item);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
       zero(walk.queries(call.out, start, until - start));
@@ -245,7 +247,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
     if (part + 1 < call.parts)  // the same rows once more
       ahead.clear();
     else
-      look_ahead(ahead, walk, another || call.parts > 1, call.k, call.v, call.q);
+      look_ahead(ahead, walk, others_valid || call.parts > 1, call.k, call.v, call.q);
     ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim) +
                  steps_of_softmax<V, O>(until - start, walk.count()));
     O::pack_rows(walk.keys(call.k), keys);
@@ -370,7 +372,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   };
 
   for (int64_t item = begin; item < end; ++item) {
-    const bool another = walk.go_to(item);
+    const bool others_valid = walk.go_to(item);
     walk.zero_invalid_keys(call.grad_k);
     walk.zero_invalid_keys(call.grad_v);
     if (walk.count() == 0 || shape.queries == 0) {  // nothing attends to anything
@@ -381,9 +383,9 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     }
     const bool in_blocks = walk.count() > kBlock;
     if (in_blocks)
-      look_ahead(ahead, walk, another, call.k, call.v, call.q, call.grad_out, call.out);
+      look_ahead(ahead, walk, others_valid, call.k, call.v, call.q, call.grad_out, call.out);
     else
-      look_ahead(ahead, walk, another, call.k, call.v, call.q, call.grad_out);
+      look_ahead(ahead, walk, others_valid, call.k, call.v, call.q, call.grad_out);
     ahead.spread(steps_of_products<V, O>(2, 3, shape.queries, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);

@@ -32,10 +32,12 @@ struct NothingAhead {
 
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
 // running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
-template <class V, Layout L, int R, int N, class Share>
-void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t ldb,
+// kLda is lda, or 0 if that is only known at run time.
+template <class V, Layout L, int R, int N, int kLda, class Share>
+void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, const float* __restrict b, int64_t ldb,
                     float* __restrict c, int64_t ldc, bool accumulate, const Share& next) {
   using Reg = typename V::Reg;
+  const int64_t lda = kLda != 0 ? kLda : any_lda;
   Reg sum[R][N];
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
@@ -63,18 +65,18 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t lda, const
 }
 
 // Calls multiply_block with R = `rows`, which is only known at run time.
-template <class V, Layout L, int N, int R, class A>
+template <class V, Layout L, int N, int kLda, int R, class A>
 EOKIT_INLINE void multiply_rows(int64_t rows, const Product& p, const float* a, const float* b, float* c, A& ahead) {
   if constexpr (R > 0) {
     if (rows == R)
-      multiply_block<V, L, R, N>(p.depth, a, p.lda, b, p.ldb, c, p.ldc, p.accumulate, ahead.share(p.depth));
+      multiply_block<V, L, R, N, kLda>(p.depth, a, p.lda, b, p.ldb, c, p.ldc, p.accumulate, ahead.share(p.depth));
     else
-      multiply_rows<V, L, N, R - 1>(rows, p, a, b, c, ahead);
+      multiply_rows<V, L, N, kLda, R - 1>(rows, p, a, b, c, ahead);
   }
 }
 
 // A strip of N vectors: rows are split into blocks of nearly equal height, so that no block is left with one row.
-template <class V, Layout L, int N, class A>
+template <class V, Layout L, int N, int kLda, class A>
 void multiply_strip(const Product& p, const float* b, float* c, A& ahead) {
   constexpr int kRows = V::rows(N);
   const int64_t blocks = (p.rows + kRows - 1) / kRows;
@@ -82,18 +84,26 @@ void multiply_strip(const Product& p, const float* b, float* c, A& ahead) {
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t height = (p.rows - row + blocks - block - 1) / (blocks - block);
     const float* a = L == Layout::kRows ? p.a + row * p.lda : p.a + row;
-    multiply_rows<V, L, N, kRows>(height, p, a, b, c + row * p.ldc, ahead);
+    multiply_rows<V, L, N, kLda, kRows>(height, p, a, b, c + row * p.ldc, ahead);
     row += height;
   }
 }
 
+// The compiler is told the usual strides between rows: it then needs one pointer for all of them, where one for each is
+// more than there are registers.
 template <class V, Layout L, int N, class A>
 EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, float* c, A& ahead) {
   if constexpr (N > 0) {
-    if (vectors == N)
-      multiply_strip<V, L, N>(p, b, c, ahead);
-    else
+    if (vectors < N)
       multiply_vectors<V, L, N - 1>(vectors, p, b, c, ahead);
+    else if constexpr (L == Layout::kColumns)
+      multiply_strip<V, L, N, 0>(p, b, c, ahead);
+    else if (p.lda == 32)
+      multiply_strip<V, L, N, 32>(p, b, c, ahead);
+    else if (p.lda == 64)
+      multiply_strip<V, L, N, 64>(p, b, c, ahead);
+    else
+      multiply_strip<V, L, N, 0>(p, b, c, ahead);
   }
 }
 

@@ -102,6 +102,7 @@ void pack_floats(const Rows<E>& rows, float* dst, int64_t width) {
   for (int64_t r = 0; r < rows.count; ++r) {
     const E* from = rows.at(r);
     float* to = dst + r * width;
+#pragma GCC unroll 4
     for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::load(from + d));
     if (whole < rows.dim) V::store(to + whole, load_first<V>(from + whole, static_cast<int>(rows.dim - whole)));
   }

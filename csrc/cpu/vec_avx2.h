@@ -58,7 +58,6 @@ struct VecAvx2 {
     const __m256i ordered = _mm256_permute4x64_epi64(_mm256_castps_si256(halves), 0xD8);
     return _mm256_blendv_ps(otherwise, then, _mm256_castsi256_ps(ordered));
   }
-  EOKIT_INLINE static Reg round(Reg a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm256_cvtepi32_ps(_mm256_castps_si256(a)); }

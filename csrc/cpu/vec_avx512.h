@@ -56,7 +56,6 @@ struct VecAvx512 {
     const unsigned high = _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(ids + 8), one);
     return _mm512_mask_mov_ps(otherwise, static_cast<__mmask16>(low | high << 8), then);
   }
-  EOKIT_INLINE static Reg round(Reg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }

@@ -57,7 +57,6 @@ struct VecPortable {
   }
 
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
-  EOKIT_INLINE static Reg round(Reg a) { return (a + set(12582912.0f)) - set(12582912.0f); }
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return a / b; }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) {
     Int bits;
