@@ -130,6 +130,19 @@ EOKIT_INLINE BiasBlock<T> block_of(const Sequences<T>& bias, const Walk& walk, i
   return {bias.data ? walk.in(bias) + first : nullptr, bias.row, walk.rows() + key, length};
 }
 
+// S^T (count, panel) of `count` keys, packed as rows, and of `length` queries: whole registers of them transposed, the
+// `last` few as rows. For the slopes of the scores: of values and of the gradients of the output.
+template <class O>
+EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, const float* queries, const float* last, int64_t length,
+                 float* scores, Ahead& ahead) {
+  using V = typename O::Arithmetic;
+  const int64_t row = O::row_words(dim), panel = round_up(length, V::kWidth), few = few_of<V>(length);
+  const int64_t vectors = (length - few + V::kWidth - 1) / V::kWidth;
+  multiply<V, Layout::kRows>({count, vectors, words<O>(dim), keys, row, queries, panel}, Matrix<V>{scores, panel, false}, ahead);
+  if constexpr (V::kFew > 0)
+    if (few > 0) multiply_few<V>(count, row, keys, row, last, scores + length - few, panel, ahead);
+}
+
 // S^T becomes scale S^T + bias; nothing where there is no bias. Returns the scale that is still to be applied.
 template <class V>
 float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const BiasBlock<const float>& bias) {
@@ -193,9 +206,11 @@ EOKIT_INLINE int64_t longest_loop(int64_t dim, int64_t block, int64_t wide) {
 // About how many steps an item's products have in all: `scores` of them make scores (keys, queries), the others sum tokens.
 template <class V, class O>
 EOKIT_INLINE int64_t steps_of_products(int64_t scores, int64_t others, int64_t queries, int64_t keys, int64_t dim) {
-  const int64_t lanes = scores * words<O>(dim) * keys * round_up(queries, V::kWidth) +
+  const int64_t few = few_of<V>(queries);
+  const int64_t lanes = scores * words<O>(dim) * keys * round_up(queries - few, V::kWidth) +
                         others * words<O>(keys) * queries * round_up(dim, V::kWidth);
-  return lanes / (V::kWidth * V::kColumns * V::rows(V::kColumns));
+  const int64_t of_few = few > 0 ? scores * (keys / 4) * (O::row_words(dim) / V::kWidth) : 0;
+  return lanes / (V::kWidth * V::kColumns * V::rows(V::kColumns)) + of_few;
 }
 
 // And its softmax: one a key for every vector of queries.
@@ -220,11 +235,12 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + shape.queries, dim, longest);
-  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + 2 * shape.keys + for_ahead);
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(words<O>(shape.keys) * width);
   float* queries = scratch.take(words<O>(dim) * wide);  // Qt
+  float* last = scratch.take(V::kFew * row);            // the queries that Qt leaves out
   float* scores = scratch.take(block * wide);
   float* out = scratch.take(wide * width);
   float* maximum = scratch.take(wide);
@@ -254,25 +270,33 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
     O::pack_lanes(walk.keys(call.v), values);
     for (int64_t index = panel_begin; index < panel_end; ++index) {
       const int64_t first = index * shape.queries / panels, length = (index + 1) * shape.queries / panels - first;
-      const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth;
+      const int64_t panel = round_up(length, V::kWidth), few = few_of<V>(length);
       const auto q = walk.queries(call.q, first, length);
       if constexpr (sizeof(E) == sizeof(float))
-        pack_transposed<V>(q, queries, panel);
+        pack_transposed<V>(walk.queries(call.q, first, length - few), queries, panel);
       else
-        pack_transposed_by_rows<V, O>(q, out, queries, panel);  // `out` is free until the first product
+        pack_transposed_by_rows<V, O>(q, length - few, out, queries, panel);  // `out` is free until the first product
+      if (few > 0) pack_few<O, V>(q, few, last);
+      const Results<V, E> results(walk.queries(call.out, first, length), decay, 1, call.past_caches);
       for (int64_t i = 0; i < panel; ++i) maximum[i] = std::numeric_limits<float>::lowest(), sum[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
-        multiply<Arithmetic, Layout::kRows>(
-            {count, vectors, words<O>(dim), keys + key * row, row, queries, panel, scores, panel, false}, ahead);
+        make_scores<O>(count, dim, keys + key * row, queries, last, length, scores, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
-        multiply<Arithmetic, Layout::kColumns>({length, width / V::kWidth, words<O>(count), scores, panel,
-                                                values + words<O>(key) * width, width, out, width, key > 0}, ahead);
+        const Product product{length, width / V::kWidth, words<O>(count), scores, panel, values + words<O>(key) * width, width};
+        const bool last_block = key + count == walk.count();
+        if (last_block)
+          for (int64_t c = 0; c < panel; c += V::kWidth) V::store(decay + c, V::div(V::set(1.0f), V::load(sum + c)));
+        if constexpr (sizeof(E) == sizeof(float))
+          if (last_block && key == 0 && results.whole()) {
+            multiply<Arithmetic, Layout::kColumns>(product, results, ahead);
+            continue;
+          }
+        multiply<Arithmetic, Layout::kColumns>(product, Matrix<V>{out, width, key > 0}, ahead);
+        if (last_block) unpack<V>(out, width, results);
       }
-      unpack<V>(out, width, [&](int64_t i) { return 1.0f / sum[i]; }, walk.queries(call.out, first, length),
-                call.past_caches);
       for (int64_t c = 0; c < length; c += V::kWidth) {
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
         V::store_first(lse + first + c, V::add(V::load(maximum + c), log<V>(V::load(sum + c))), left);
@@ -346,7 +370,8 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + 3 * shape.queries, dim, longest);
-  Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) + 2 * shape.keys + for_ahead);
+  Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) +
+                  2 * V::kFew * row + 2 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(shape.keys * row);
@@ -355,8 +380,10 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   float* grad_values = scratch.take(shape.keys * width);
   float* queries = scratch.take(wide * width);  // lanes
   float* queries_t = scratch.take(words<O>(dim) * wide);
-  float* grads = scratch.take(wide * width);  // dO, lanes
+  float* last_queries = scratch.take(V::kFew * row);  // those that queries_t leaves out
+  float* grads = scratch.take(wide * width);          // dO, lanes
   float* grads_t = scratch.take(words<O>(dim) * wide);
+  float* last_grads = scratch.take(V::kFew * row);
   float* grad_queries = scratch.take(wide * width);
   float* scores = scratch.take(block * wide);
   float* slopes = scratch.take(block * wide);
@@ -365,9 +392,13 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   float* delta = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), longest);
 
-  // Tokens as lanes and transposed; grad_queries is free until the last product.
-  const auto pack_both = [&](const Rows<const E>& rows, float* lanes, float* transposed, int64_t panel) {
-    pack_transposed_by_rows<V, O>(rows, O::kRowsAreLanes ? lanes : grad_queries, transposed, panel);
+  const float one = 1.0f;
+
+  // Tokens as lanes and transposed, the last ones as rows; grad_queries is free until the last product.
+  const auto pack_both = [&](const Rows<const E>& rows, float* lanes, float* transposed, float* last, int64_t panel) {
+    const int64_t few = few_of<V>(rows.count);
+    pack_transposed_by_rows<V, O>(rows, rows.count - few, O::kRowsAreLanes ? lanes : grad_queries, transposed, panel);
+    if (few > 0) pack_few<O, V>(rows, few, last);
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(rows, lanes);
   };
 
@@ -392,36 +423,33 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
-      const int64_t panel = round_up(length, V::kWidth), vectors = panel / V::kWidth, depth = words<O>(length);
+      const int64_t panel = round_up(length, V::kWidth), depth = words<O>(length);
       const auto grad_out = walk.queries(call.grad_out, first, length);
-      pack_both(walk.queries(call.q, first, length), queries, queries_t, panel);
-      pack_both(grad_out, grads, grads_t, panel);
+      pack_both(walk.queries(call.q, first, length), queries, queries_t, last_queries, panel);
+      pack_both(grad_out, grads, grads_t, last_grads, panel);
       if (in_blocks) dot_rows<V>(grad_out, walk.queries(call.out, first, length), delta);
       for (int64_t i = 0; i < length; ++i) lse[i] = call.lse[item * shape.queries + first + i];
       for (int64_t i = length; i < panel; ++i) lse[i] = delta[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         const float *k = keys + key * row, *v = values + key * row, *lanes = key_lanes + words<O>(key) * width;
-        multiply<Arithmetic, Layout::kRows>(
-            {count, vectors, words<O>(dim), k, row, queries_t, panel, scores, panel, false}, ahead);
-        multiply<Arithmetic, Layout::kRows>(
-            {count, vectors, words<O>(dim), v, row, grads_t, panel, slopes, panel, false}, ahead);
+        make_scores<O>(count, dim, k, queries_t, last_queries, length, scores, ahead);
+        make_scores<O>(count, dim, v, grads_t, last_grads, length, slopes, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr,
                                block_of(call.grad_bias, walk, key, first, length));
         float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
         multiply<Arithmetic, Layout::kRows>(
-            {count, columns, depth, scores, panel, grads, width, grad_v, width, first > 0}, ahead);
+            {count, columns, depth, scores, panel, grads, width}, Matrix<V>{grad_v, width, first > 0}, ahead);
         multiply<Arithmetic, Layout::kRows>(
-            {count, columns, depth, slopes, panel, queries, width, grad_k, width, first > 0}, ahead);
+            {count, columns, depth, slopes, panel, queries, width}, Matrix<V>{grad_k, width, first > 0}, ahead);
         multiply<Arithmetic, Layout::kColumns>(
-            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width, grad_queries, width, key > 0}, ahead);
+            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width}, Matrix<V>{grad_queries, width, key > 0}, ahead);
       }
-      const auto scaled = [&](int64_t) { return shape.scale; };
-      unpack<V>(grad_queries, width, scaled, walk.queries(call.grad_q, first, length), call.past_caches);
+      unpack<V>(grad_queries, width, Results<V, E>(walk.queries(call.grad_q, first, length), &shape.scale, 0, call.past_caches));
     }
-    unpack<V>(grad_keys, width, [&](int64_t) { return shape.scale; }, walk.keys(call.grad_k), call.past_caches);
-    unpack<V>(grad_values, width, [](int64_t) { return 1.0f; }, walk.keys(call.grad_v), call.past_caches);
+    unpack<V>(grad_keys, width, Results<V, E>(walk.keys(call.grad_k), &shape.scale, 0, call.past_caches));
+    unpack<V>(grad_values, width, Results<V, E>(walk.keys(call.grad_v), &one, 0, call.past_caches));
   }
   if (call.past_caches) V::finish_streams();
 }

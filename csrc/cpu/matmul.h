@@ -10,16 +10,36 @@ namespace eokit {
 // Whether A is stored with its rows along memory (A(m, k) = a[m * lda + k]) or across it (A(m, k) = a[k * lda + m]).
 enum class Layout { kRows, kColumns };
 
-// C(m, n) = sum_k A(m, k) B(k, n), or C += ... if `accumulate`; lanes run along n, A is broadcast.
+// C(m, n) = sum_k A(m, k) B(k, n); lanes run along n, A is broadcast.
 struct Product {
   int64_t rows, vectors, depth;  // of A: rows x depth; of B: depth x (vectors * V::kWidth)
   const float* a;
   int64_t lda;
   const float* b;
   int64_t ldb;
-  float* c;
-  int64_t ldc;
+};
+
+// Where the sums of a block go: into working memory, or wherever else something with the same functions puts them.
+template <class V>
+struct Matrix {
+  float* data;
+  int64_t stride;
   bool accumulate;
+
+  // What begins `row` rows and `vector` registers further.
+  EOKIT_INLINE Matrix from(int64_t row, int64_t vector) const {
+    return {data + row * stride + vector * V::kWidth, stride, accumulate};
+  }
+  template <int R, int N>
+  EOKIT_INLINE void put(const typename V::Reg (&block)[R][N]) const {
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m)
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) {
+        float* to = data + m * stride + n * V::kWidth;
+        V::store(to, accumulate ? V::add(V::load(to), block[m][n]) : block[m][n]);
+      }
+  }
 };
 
 // A product gives every step the chance to ask memory for something (ahead.h); this asks for nothing.
@@ -33,9 +53,9 @@ struct NothingAhead {
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
 // running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
 // kLda is lda, or 0 if that is only known at run time.
-template <class V, Layout L, int R, int N, int kLda, class Share>
+template <class V, Layout L, int R, int N, int kLda, class To, class Share>
 void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, const float* __restrict b, int64_t ldb,
-                    float* __restrict c, int64_t ldc, bool accumulate, const Share& next) {
+                    const To& to, const Share& next) {
   using Reg = typename V::Reg;
   const int64_t lda = kLda != 0 ? kLda : any_lda;
   Reg sum[R][N];
@@ -55,72 +75,105 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, c
       for (int n = 0; n < N; ++n) sum[m][n] = V::fma(factor, column[n], sum[m][n]);
     }
   }
-#pragma GCC unroll 16
-  for (int m = 0; m < R; ++m)
-#pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-      float* to = c + m * ldc + n * V::kWidth;
-      V::store(to, accumulate ? V::add(V::load(to), sum[m][n]) : sum[m][n]);
-    }
+  to.put(sum);
 }
 
 // Calls multiply_block with R = `rows`, which is only known at run time.
-template <class V, Layout L, int N, int kLda, int R, class A>
-EOKIT_INLINE void multiply_rows(int64_t rows, const Product& p, const float* a, const float* b, float* c, A& ahead) {
+template <class V, Layout L, int N, int kLda, int R, class To, class A>
+EOKIT_INLINE void multiply_rows(int64_t rows, const Product& p, const float* a, const float* b, const To& to, A& ahead) {
   if constexpr (R > 0) {
     if (rows == R)
-      multiply_block<V, L, R, N, kLda>(p.depth, a, p.lda, b, p.ldb, c, p.ldc, p.accumulate, ahead.share(p.depth));
+      multiply_block<V, L, R, N, kLda>(p.depth, a, p.lda, b, p.ldb, to, ahead.share(p.depth));
     else
-      multiply_rows<V, L, N, kLda, R - 1>(rows, p, a, b, c, ahead);
+      multiply_rows<V, L, N, kLda, R - 1>(rows, p, a, b, to, ahead);
   }
 }
 
 // A strip of N vectors: rows are split into blocks of nearly equal height, so that no block is left with one row.
-template <class V, Layout L, int N, int kLda, class A>
-void multiply_strip(const Product& p, const float* b, float* c, A& ahead) {
+template <class V, Layout L, int N, int kLda, class To, class A>
+void multiply_strip(const Product& p, const float* b, const To& to, A& ahead) {
   constexpr int kRows = V::rows(N);
   const int64_t blocks = (p.rows + kRows - 1) / kRows;
   int64_t row = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t height = (p.rows - row + blocks - block - 1) / (blocks - block);
     const float* a = L == Layout::kRows ? p.a + row * p.lda : p.a + row;
-    multiply_rows<V, L, N, kLda, kRows>(height, p, a, b, c + row * p.ldc, ahead);
+    multiply_rows<V, L, N, kLda, kRows>(height, p, a, b, to.from(row, 0), ahead);
     row += height;
   }
 }
 
 // The compiler is told the usual strides between rows: it then needs one pointer for all of them, where one for each is
 // more than there are registers.
-template <class V, Layout L, int N, class A>
-EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, float* c, A& ahead) {
+template <class V, Layout L, int N, class To, class A>
+EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, const To& to, A& ahead) {
   if constexpr (N > 0) {
     if (vectors < N)
-      multiply_vectors<V, L, N - 1>(vectors, p, b, c, ahead);
+      multiply_vectors<V, L, N - 1>(vectors, p, b, to, ahead);
     else if constexpr (L == Layout::kColumns)
-      multiply_strip<V, L, N, 0>(p, b, c, ahead);
+      multiply_strip<V, L, N, 0>(p, b, to, ahead);
     else if (p.lda == 32)
-      multiply_strip<V, L, N, 32>(p, b, c, ahead);
+      multiply_strip<V, L, N, 32>(p, b, to, ahead);
     else if (p.lda == 64)
-      multiply_strip<V, L, N, 64>(p, b, c, ahead);
+      multiply_strip<V, L, N, 64>(p, b, to, ahead);
     else
-      multiply_strip<V, L, N, 0>(p, b, c, ahead);
+      multiply_strip<V, L, N, 0>(p, b, to, ahead);
   }
 }
 
-template <class V, Layout L, class A>
-void multiply(const Product& p, A& ahead) {
+template <class V, Layout L, class To, class A>
+void multiply(const Product& p, const To& to, A& ahead) {
   const int64_t strips = (p.vectors + V::kColumns - 1) / V::kColumns;
   int64_t vector = 0;
   for (int64_t strip = 0; strip < strips; ++strip) {
     const int64_t width = (p.vectors - vector + strips - strip - 1) / (strips - strip);
-    multiply_vectors<V, L, V::kColumns>(width, p, p.b + vector * V::kWidth, p.c + vector * V::kWidth, ahead);
+    multiply_vectors<V, L, V::kColumns>(width, p, p.b + vector * V::kWidth, to.from(0, vector), ahead);
     vector += width;
   }
 }
-template <class V, Layout L>
-void multiply(const Product& p) {
+template <class V, Layout L, class To>
+void multiply(const Product& p, const To& to) {
   NothingAhead nothing;
-  multiply<V, L>(p, nothing);
+  multiply<V, L>(p, to, nothing);
+}
+
+// Of `columns`, how many multiply_few is to make: those behind the last full register, if they are few.
+template <class V>
+EOKIT_INLINE int64_t few_of(int64_t columns) {
+  const int64_t rest = columns % V::kWidth;
+  return rest <= V::kFew ? rest : 0;
+}
+
+// C(m, n) = sum_k A(m, k) B(n, k) for n < V::kFew, zeros up to the width of a register: lanes run along k and are summed
+// in the end, so that none is left unused. `depth`, a multiple of that width, is also how far apart rows of B are.
+template <class V, class A>
+void multiply_few(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, A& ahead) {
+  using Reg = typename V::Reg;
+  constexpr int kFew = V::kFew;
+  for (int64_t row = 0; row < rows; row += kFew) {
+    const int height = static_cast<int>(rows - row < kFew ? rows - row : kFew);
+    const float* from[kFew];  // the last row again where there are no more
+    for (int m = 0; m < kFew; ++m) from[m] = a + (row + (m < height ? m : height - 1)) * lda;
+    Reg sum[kFew][kFew];
+#pragma GCC unroll 4
+    for (int m = 0; m < kFew; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < kFew; ++n) sum[m][n] = V::zero();
+    const auto next = ahead.share(depth / V::kWidth);
+    for (int64_t k = 0; k < depth; k += V::kWidth) {
+      next.ask(k / V::kWidth);
+      Reg column[kFew];
+#pragma GCC unroll 4
+      for (int n = 0; n < kFew; ++n) column[n] = V::load(b + n * depth + k);
+#pragma GCC unroll 4
+      for (int m = 0; m < kFew; ++m) {
+        const Reg factor = V::load(from[m] + k);
+#pragma GCC unroll 4
+        for (int n = 0; n < kFew; ++n) sum[m][n] = V::fma(factor, column[n], sum[m][n]);
+      }
+    }
+    V::store_sums(sum, c + row * ldc, ldc, height);
+  }
 }
 
 }  // namespace eokit

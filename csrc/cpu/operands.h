@@ -46,12 +46,21 @@ EOKIT_INLINE int64_t words(int64_t depth) {
   return (depth + O::kDepth - 1) / O::kDepth;
 }
 
-// Rows into words of features across: `dst` (words of dim, panel). `rows_too` gets them packed as rows on the way.
+// The first `count` rows into words of features across: `dst` (words of dim, panel). `rows_too` gets all of them packed as
+// rows on the way.
 template <class V, class O, class E>
-void pack_transposed_by_rows(const Rows<const E>& rows, float* rows_too, float* dst, int64_t panel) {
+void pack_transposed_by_rows(const Rows<const E>& rows, int64_t count, float* rows_too, float* dst, int64_t panel) {
   O::pack_rows(rows, rows_too);
   const int64_t stride = O::row_words(rows.dim);
-  pack_transposed<V>({rows_too, stride, rows.count, words<O>(rows.dim)}, dst, panel);
+  pack_transposed<V>({rows_too, stride, count, words<O>(rows.dim)}, dst, panel);
+}
+
+// The last `count` rows as multiply_few takes its columns.
+template <class O, class V, class E>
+void pack_few(const Rows<const E>& rows, int64_t count, float* dst) {
+  const int64_t stride = O::row_words(rows.dim);
+  O::pack_rows(Rows<const E>{rows.at(rows.count - count), rows.stride, count, rows.dim}, dst);
+  for (int64_t i = count * stride; i < V::kFew * stride; ++i) dst[i] = 0.0f;
 }
 
 }  // namespace

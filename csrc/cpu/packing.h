@@ -108,10 +108,10 @@ void pack_floats(const Rows<E>& rows, float* dst, int64_t width) {
   }
 }
 
-// dst[d][0..panel) = word d of every row, zeros beyond the last one. Words of 32 bits, whatever they hold.
+// dst[d][r] = word d of row r, zeros beyond the last one up to a whole register. Words of 32 bits, whatever they hold.
 template <class V>
 void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
-  for (int64_t r = 0; r < panel; r += V::kWidth) {
+  for (int64_t r = 0; r < rows.count; r += V::kWidth) {
     const int64_t left = rows.count - r < V::kWidth ? rows.count - r : V::kWidth;
     for (int64_t d = 0; d < rows.dim; d += V::kWidth) {
       const int64_t columns = rows.dim - d < V::kWidth ? rows.dim - d : V::kWidth;
@@ -121,22 +121,69 @@ void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
   }
 }
 
-// Row r = factor(r) * src[r][0..dim). `past_caches`: if the rows are whole cache lines, the caches are left alone.
-template <class V, class E, class Factor>
-EOKIT_INLINE void unpack(const float* src, int64_t width, const Factor& factor, const Rows<E>& rows, bool past_caches) {
-  const int64_t whole = rows.dim / V::kWidth * V::kWidth;
-  const bool streams = past_caches && are_lines(rows.data, rows.stride) && are_lines(rows.data, rows.dim);
-  for (int64_t r = 0; r < rows.count; ++r) {
-    const typename V::Reg scale = V::set(factor(r));
+// Rows in memory that are written once: row r is multiplied by factors[r * each]. `past_caches`: if the rows are whole
+// cache lines, the caches are left alone.
+template <class V, class E>
+class Results {
+ public:
+  Results(const Rows<E>& rows, const float* factors, int64_t each, bool past_caches)
+      : rows_(rows),
+        factors_(factors),
+        each_(each),
+        streams_(past_caches && are_lines(rows.data, rows.stride) && are_lines(rows.data, rows.dim)) {}
+
+  int64_t rows() const { return rows_.count; }
+  int64_t dim() const { return rows_.dim; }
+  bool whole() const { return rows_.dim % V::kWidth == 0; }  // registers
+
+  // As multiply (matmul.h) has it: what begins so much further; a register of a row.
+  EOKIT_INLINE Results from(int64_t row, int64_t vector) const {
+    Results there = *this;
+    there.row_ += row;
+    there.first_ += vector * V::kWidth;
+    return there;
+  }
+  template <int R, int N>
+  EOKIT_INLINE void put(const typename V::Reg (&block)[R][N]) const {
+    if (streams_)
+      each<R, N>([&](int m, int n, E* to) { V::stream(to, V::mul(factor(m), block[m][n])); });
+    else
+      each<R, N>([&](int m, int n, E* to) { V::store(to, V::mul(factor(m), block[m][n])); });
+  }
+  // The first `count` elements of a register that goes beyond the row.
+  EOKIT_INLINE void put_first(int64_t row, int64_t vector, typename V::Reg r, int count) const {
+    store_first<V>(rows_.at(row_ + row) + first_ + vector * V::kWidth, V::mul(factor(row), r), count);
+  }
+
+ private:
+  template <int R, int N, class Put>
+  EOKIT_INLINE void each(const Put& put) const {
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m)
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) put(m, n, rows_.at(row_ + m) + first_ + n * V::kWidth);
+  }
+  EOKIT_INLINE typename V::Reg factor(int64_t row) const { return V::set(factors_[(row_ + row) * each_]); }
+
+  Rows<E> rows_;
+  const float* factors_;
+  int64_t each_;
+  bool streams_;
+  int64_t row_ = 0, first_ = 0;
+};
+
+// All rows from working memory, `width` apart.
+template <class V, class E>
+EOKIT_INLINE void unpack(const float* src, int64_t width, const Results<V, E>& to) {
+  const int64_t vectors = to.dim() / V::kWidth;
+  for (int64_t r = 0; r < to.rows(); ++r) {
     const float* from = src + r * width;
-    E* to = rows.at(r);
-    if (streams) {
-      for (int64_t d = 0; d < whole; d += V::kWidth) V::stream(to + d, V::mul(scale, V::load(from + d)));
-      continue;
+    for (int64_t n = 0; n < vectors; ++n) {
+      const typename V::Reg one[1][1] = {{V::load(from + n * V::kWidth)}};
+      to.from(r, n).put(one);
     }
-    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
-    if (whole < rows.dim)
-      store_first<V>(to + whole, V::mul(scale, V::load(from + whole)), static_cast<int>(rows.dim - whole));
+    if (!to.whole())
+      to.put_first(r, vectors, V::load(from + vectors * V::kWidth), static_cast<int>(to.dim() - vectors * V::kWidth));
   }
 }
 

@@ -47,7 +47,7 @@ class Pixel {
     sample = shape_.sample_of(pixel);
     pack_floats<V>(Rows<const E>{call_.x + pixel * call_.x_pixel, call_.x_date, count, shape_.dim, rows_}, x, width);
     multiply<V, Layout::kRows>(
-        {count, lanes / V::kWidth, shape_.dim, x, width, queries_, lanes, weights, lanes, false});
+        {count, lanes / V::kWidth, shape_.dim, x, width, queries_, lanes}, Matrix<V>{weights, lanes, false});
     for (int64_t i = 0; i < count; ++i)
       for (int64_t h = 0; h < shape_.heads; ++h) weights[i * lanes + h] += bias(i)[h];
   }
@@ -171,7 +171,7 @@ void pool_backward(const PoolBackward<E>& call, int64_t begin, int64_t end) {
       for (int64_t h = 0; h < shape.heads; ++h) sum[h] += ds[h] = a[h] * (ds[h] - mean[h]);
     }
     multiply<V, Layout::kRows>(
-        {count, width / V::kWidth, shape.heads, slopes, lanes, queries, width, grad_x, width, false});
+        {count, width / V::kWidth, shape.heads, slopes, lanes, queries, width}, Matrix<V>{grad_x, width, false});
     for (int64_t i = 0; i < count; ++i)
       for (int64_t h = 0; h < shape.heads; ++h) {
         const Reg a = V::set(pixel.weights[i * lanes + h]);
@@ -180,11 +180,12 @@ void pool_backward(const PoolBackward<E>& call, int64_t begin, int64_t end) {
           store_lanes<V>(to, V::fma(a, load_lanes<V>(grad + h * values + j, n), load_lanes<V>(to, n)), n);
         });
       }
+    const float one = 1.0f;
     for (int64_t i = 0; i < count; ++i)
-      unpack<V>(grad_x + i * width, width, [](int64_t) { return 1.0f; },
-                Rows<E>{out.at(pixel.date(i)), shape.dim, 1, shape.dim}, call.past_caches);
+      unpack<V>(grad_x + i * width, width,
+                Results<V, E>({out.at(pixel.date(i)), shape.dim, 1, shape.dim}, &one, 0, call.past_caches));
     multiply<V, Layout::kColumns>(
-        {shape.heads, width / V::kWidth, count, slopes, lanes, pixel.x, width, grad_queries, width, true});
+        {shape.heads, width / V::kWidth, count, slopes, lanes, pixel.x, width}, Matrix<V>{grad_queries, width, true});
   }
   if (call.past_caches) V::finish_streams();
   for (int64_t h = 0; h < shape.heads; ++h)

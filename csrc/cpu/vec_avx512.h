@@ -18,6 +18,9 @@ struct VecAvx512 {
   static constexpr int kColumns = 4;
   static constexpr int rows(int columns) { return columns <= 2 ? 12 : columns == 3 ? 8 : 6; }
 
+  // Columns of a product that are not worth a register of their own (matmul.h).
+  static constexpr int kFew = 4;
+
   EOKIT_INLINE static Reg zero() { return _mm512_setzero_ps(); }
   EOKIT_INLINE static Reg set(float x) { return _mm512_set1_ps(x); }
   EOKIT_INLINE static Reg load(const float* p) { return _mm512_loadu_ps(p); }
@@ -59,6 +62,23 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
   EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
+
+  // to[m * stride + n] = the sum of all lanes of x[m][n] for m < rows, zeros behind the four of a row.
+  EOKIT_INLINE static void store_sums(const Reg (&x)[4][4], float* to, int64_t stride, int rows) {
+    Reg sum[4];  // of x[m]: in every quarter four sums over the lanes of that quarter
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) {
+      const Reg low = add(_mm512_unpacklo_ps(x[m][0], x[m][1]), _mm512_unpackhi_ps(x[m][0], x[m][1]));
+      const Reg high = add(_mm512_unpacklo_ps(x[m][2], x[m][3]), _mm512_unpackhi_ps(x[m][2], x[m][3]));
+      sum[m] = add(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xEE));
+    }
+    const Reg first = add(_mm512_shuffle_f32x4(sum[0], sum[1], 0x44), _mm512_shuffle_f32x4(sum[0], sum[1], 0xEE));
+    const Reg last = add(_mm512_shuffle_f32x4(sum[2], sum[3], 0x44), _mm512_shuffle_f32x4(sum[2], sum[3], 0xEE));
+    const Reg all = add(_mm512_shuffle_f32x4(first, last, 0x88), _mm512_shuffle_f32x4(first, last, 0xDD));
+    const __m128 quarters[4] = {_mm512_castps512_ps128(all), _mm512_extractf32x4_ps(all, 1), _mm512_extractf32x4_ps(all, 2),
+                                _mm512_extractf32x4_ps(all, 3)};
+    for (int m = 0; m < rows; ++m) store(to + m * stride, _mm512_zextps128_ps512(quarters[m]));
+  }
 
   // Words of any meaning: dst[c * dst_stride + r] = src[r * src_stride + c] for c < columns, 0 for rows <= r < kWidth.
   EOKIT_INLINE static void transpose(const float* src, int64_t src_stride, int rows, int columns, float* dst,

@@ -17,6 +17,8 @@ struct VecPortable {
   static constexpr int kColumns = 2;
   static constexpr int rows(int /*columns*/) { return 4; }
 
+  static constexpr int kFew = 0;  // registers are short: no product has columns to spare
+
   EOKIT_INLINE static Reg zero() { return Reg{0, 0, 0, 0}; }
   EOKIT_INLINE static Reg set(float x) { return Reg{x, x, x, x}; }
   EOKIT_INLINE static Reg load(const float* p) {
