@@ -143,6 +143,17 @@ EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, con
     if (few > 0) multiply_few<V>(count, row, keys, row, last, scores + length - few, panel, ahead);
 }
 
+// Sums of a product that end as rows of results: at once, or if others come before (`accumulate`) or behind (not `last`),
+// by way of `sums` (rows, width).
+template <class V, Layout L, class To>
+EOKIT_INLINE void multiply_into(const Product& p, float* sums, bool accumulate, bool last, const To& results, Ahead& ahead) {
+  if constexpr (To::kAtOnce)
+    if (last && !accumulate && results.whole()) return multiply<V, L>(p, results, ahead);
+  const int64_t width = p.vectors * V::kWidth;
+  multiply<V, L>(p, Matrix<V>{sums, width, accumulate}, ahead);
+  if (last) unpack(sums, width, p.rows, results);
+}
+
 // S^T becomes scale S^T + bias; nothing where there is no bias. Returns the scale that is still to be applied.
 template <class V>
 float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const BiasBlock<const float>& bias) {
@@ -289,13 +300,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         const bool last_block = key + count == walk.count();
         if (last_block)
           for (int64_t c = 0; c < panel; c += V::kWidth) V::store(decay + c, V::div(V::set(1.0f), V::load(sum + c)));
-        if constexpr (sizeof(E) == sizeof(float))
-          if (last_block && key == 0 && results.whole()) {
-            multiply<Arithmetic, Layout::kColumns>(product, results, ahead);
-            continue;
-          }
-        multiply<Arithmetic, Layout::kColumns>(product, Matrix<V>{out, width, key > 0}, ahead);
-        if (last_block) unpack<V>(out, width, results);
+        multiply_into<Arithmetic, Layout::kColumns>(product, out, key > 0, last_block, results, ahead);
       }
       for (int64_t c = 0; c < length; c += V::kWidth) {
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
@@ -421,9 +426,12 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);
+    const Results<V, E> to_k(walk.keys(call.grad_k), &shape.scale, 0, call.past_caches);
+    const Results<V, E> to_v(walk.keys(call.grad_v), &one, 0, call.past_caches);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
       length = next_part(shape.queries - first, kPanel);
       const int64_t panel = round_up(length, V::kWidth), depth = words<O>(length);
+      const Results<V, E> to_q(walk.queries(call.grad_q, first, length), &shape.scale, 0, call.past_caches);
       const auto grad_out = walk.queries(call.grad_out, first, length);
       pack_both(walk.queries(call.q, first, length), queries, queries_t, last_queries, panel);
       pack_both(grad_out, grads, grads_t, last_grads, panel);
@@ -439,17 +447,15 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
         softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr,
                                block_of(call.grad_bias, walk, key, first, length));
         float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
-        multiply<Arithmetic, Layout::kRows>(
-            {count, columns, depth, scores, panel, grads, width}, Matrix<V>{grad_v, width, first > 0}, ahead);
-        multiply<Arithmetic, Layout::kRows>(
-            {count, columns, depth, slopes, panel, queries, width}, Matrix<V>{grad_k, width, first > 0}, ahead);
-        multiply<Arithmetic, Layout::kColumns>(
-            {length, columns, words<O>(count), slopes_by_keys, panel, lanes, width}, Matrix<V>{grad_queries, width, key > 0}, ahead);
+        const bool last_panel = first + length == shape.queries, last_block = key + count == walk.count();
+        multiply_into<Arithmetic, Layout::kRows>({count, columns, depth, scores, panel, grads, width}, grad_v, first > 0,
+                                                 last_panel, to_v.from(key, 0), ahead);
+        multiply_into<Arithmetic, Layout::kRows>({count, columns, depth, slopes, panel, queries, width}, grad_k, first > 0,
+                                                 last_panel, to_k.from(key, 0), ahead);
+        multiply_into<Arithmetic, Layout::kColumns>({length, columns, words<O>(count), slopes_by_keys, panel, lanes, width},
+                                                    grad_queries, key > 0, last_block, to_q, ahead);
       }
-      unpack<V>(grad_queries, width, Results<V, E>(walk.queries(call.grad_q, first, length), &shape.scale, 0, call.past_caches));
     }
-    unpack<V>(grad_keys, width, Results<V, E>(walk.keys(call.grad_k), &shape.scale, 0, call.past_caches));
-    unpack<V>(grad_values, width, Results<V, E>(walk.keys(call.grad_v), &one, 0, call.past_caches));
   }
   if (call.past_caches) V::finish_streams();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../common/strided.h"
 
@@ -110,7 +111,7 @@ EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const floa
   if constexpr (N > 0) {
     if (vectors < N)
       multiply_vectors<V, L, N - 1>(vectors, p, b, to, ahead);
-    else if constexpr (L == Layout::kColumns)
+    else if constexpr (L == Layout::kColumns || !std::is_same_v<To, Matrix<V>>)
       multiply_strip<V, L, N, 0>(p, b, to, ahead);
     else if (p.lda == 32)
       multiply_strip<V, L, N, 32>(p, b, to, ahead);

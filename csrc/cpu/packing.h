@@ -126,14 +126,16 @@ void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
 template <class V, class E>
 class Results {
  public:
+  // Whether a product may end here. Rounding to half precision takes so much code in every shape of block that the library
+  // would grow by half, for 1 to 3 %.
+  static constexpr bool kAtOnce = sizeof(E) == sizeof(float);
+
   Results(const Rows<E>& rows, const float* factors, int64_t each, bool past_caches)
       : rows_(rows),
         factors_(factors),
         each_(each),
         streams_(past_caches && are_lines(rows.data, rows.stride) && are_lines(rows.data, rows.dim)) {}
 
-  int64_t rows() const { return rows_.count; }
-  int64_t dim() const { return rows_.dim; }
   bool whole() const { return rows_.dim % V::kWidth == 0; }  // registers
 
   // As multiply (matmul.h) has it: what begins so much further; a register of a row.
@@ -150,9 +152,18 @@ class Results {
     else
       each<R, N>([&](int m, int n, E* to) { V::store(to, V::mul(factor(m), block[m][n])); });
   }
-  // The first `count` elements of a register that goes beyond the row.
-  EOKIT_INLINE void put_first(int64_t row, int64_t vector, typename V::Reg r, int count) const {
-    store_first<V>(rows_.at(row_ + row) + first_ + vector * V::kWidth, V::mul(factor(row), r), count);
+  // A whole row, whether or not it ends with a register.
+  EOKIT_INLINE void put_row(int64_t row, const float* from) const {
+    const int64_t whole = rows_.dim / V::kWidth * V::kWidth;
+    const typename V::Reg scale = factor(row);
+    E* to = rows_.at(row_ + row);
+    if (streams_) {
+      for (int64_t d = 0; d < whole; d += V::kWidth) V::stream(to + d, V::mul(scale, V::load(from + d)));
+      return;
+    }
+    for (int64_t d = 0; d < whole; d += V::kWidth) V::store(to + d, V::mul(scale, V::load(from + d)));
+    if (whole < rows_.dim)
+      store_first<V>(to + whole, V::mul(scale, V::load(from + whole)), static_cast<int>(rows_.dim - whole));
   }
 
  private:
@@ -172,19 +183,10 @@ class Results {
   int64_t row_ = 0, first_ = 0;
 };
 
-// All rows from working memory, `width` apart.
+// `rows` rows from working memory, `width` apart.
 template <class V, class E>
-EOKIT_INLINE void unpack(const float* src, int64_t width, const Results<V, E>& to) {
-  const int64_t vectors = to.dim() / V::kWidth;
-  for (int64_t r = 0; r < to.rows(); ++r) {
-    const float* from = src + r * width;
-    for (int64_t n = 0; n < vectors; ++n) {
-      const typename V::Reg one[1][1] = {{V::load(from + n * V::kWidth)}};
-      to.from(r, n).put(one);
-    }
-    if (!to.whole())
-      to.put_first(r, vectors, V::load(from + vectors * V::kWidth), static_cast<int>(to.dim() - vectors * V::kWidth));
-  }
+EOKIT_INLINE void unpack(const float* src, int64_t width, int64_t rows, const Results<V, E>& to) {
+  for (int64_t r = 0; r < rows; ++r) to.put_row(r, src + r * width);
 }
 
 template <class E>
