@@ -133,12 +133,13 @@ EOKIT_INLINE BiasBlock<T> block_of(const Sequences<T>& bias, const Walk& walk, i
 // S^T (count, panel) of `count` keys, packed as rows, and of `length` queries: whole registers of them transposed, the
 // `last` few as rows. For the slopes of the scores: of values and of the gradients of the output.
 template <class O>
-EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, const float* queries, const float* last, int64_t length,
-                 float* scores, Ahead& ahead) {
+EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, const float* queries, const float* last,
+                              int64_t length, float* scores, Ahead& ahead) {
   using V = typename O::Arithmetic;
   const int64_t row = O::row_words(dim), panel = round_up(length, V::kWidth), few = few_of<V>(length);
   const int64_t vectors = (length - few + V::kWidth - 1) / V::kWidth;
-  multiply<V, Layout::kRows>({count, vectors, words<O>(dim), keys, row, queries, panel}, Matrix<V>{scores, panel, false}, ahead);
+  multiply<V, Layout::kRows>({count, vectors, words<O>(dim), keys, row, queries, panel},
+                             Matrix<V>{scores, panel, false}, ahead);
   if constexpr (V::kFew > 0)
     if (few > 0) multiply_few<V>(count, row, keys, row, last, scores + length - few, panel, ahead);
 }
@@ -146,7 +147,8 @@ EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, con
 // Sums of a product that end as rows of results: at once, or if others come before (`accumulate`) or behind (not `last`),
 // by way of `sums` (rows, width).
 template <class V, Layout L, class To>
-EOKIT_INLINE void multiply_into(const Product& p, float* sums, bool accumulate, bool last, const To& results, Ahead& ahead) {
+EOKIT_INLINE void multiply_into(const Product& p, float* sums, bool accumulate, bool last, const To& results,
+                                Ahead& ahead) {
   if constexpr (To::kAtOnce)
     if (last && !accumulate && results.whole()) return multiply<V, L>(p, results, ahead);
   const int64_t width = p.vectors * V::kWidth;
@@ -246,7 +248,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + shape.queries, dim, longest);
-  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 2 * shape.keys + for_ahead);
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 2 * shape.keys +
+                  for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(words<O>(shape.keys) * width);
@@ -296,11 +299,12 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
-        const Product product{length, width / V::kWidth, words<O>(count), scores, panel, values + words<O>(key) * width, width};
         const bool last_block = key + count == walk.count();
-        if (last_block)
+        if (last_block)  // `decay` has done its part
           for (int64_t c = 0; c < panel; c += V::kWidth) V::store(decay + c, V::div(V::set(1.0f), V::load(sum + c)));
-        multiply_into<Arithmetic, Layout::kColumns>(product, out, key > 0, last_block, results, ahead);
+        multiply_into<Arithmetic, Layout::kColumns>(
+            {length, width / V::kWidth, words<O>(count), scores, panel, values + words<O>(key) * width, width}, out,
+            key > 0, last_block, results, ahead);
       }
       for (int64_t c = 0; c < length; c += V::kWidth) {
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);

@@ -148,7 +148,8 @@ EOKIT_INLINE int64_t few_of(int64_t columns) {
 // C(m, n) = sum_k A(m, k) B(n, k) for n < V::kFew, zeros up to the width of a register: lanes run along k and are summed
 // in the end, so that none is left unused. `depth`, a multiple of that width, is also how far apart rows of B are.
 template <class V, class A>
-void multiply_few(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, A& ahead) {
+void multiply_few(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
+                  A& ahead) {
   using Reg = typename V::Reg;
   constexpr int kFew = V::kFew;
   for (int64_t row = 0; row < rows; row += kFew) {
