@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -244,11 +245,20 @@ def is_whole(report: Report) -> bool:
     kinds = {"benchmark": str, "machine": dict, "rows": list}
     if not all(isinstance(report.get(name), kind) for name, kind in kinds.items()):
         return False
-    return all(
+    return bool(report["rows"]) and all(
         isinstance(row, dict)
         and isinstance(row.get("at"), dict)
         and isinstance(row.get("contenders"), dict)
-        and all(isinstance(told, dict) for told in row["contenders"].values())
+        and all(isinstance(told, dict) and has_figures(told) for told in row["contenders"].values())
         and row.get("ours") in row["contenders"]
         for row in report["rows"]
     )
+
+
+def has_figures(told: dict[str, Any]) -> bool:
+    """Whether what is told of a contender are times and ratios that can be, or none."""
+    figures = [told[name] for name in ("ms", "times_ours") if name in told]
+    if "times_ours" in told:
+        spread = told.get("times_ours_quartiles")
+        figures += spread if isinstance(spread, list) and len(spread) == 2 else [None]
+    return all(isinstance(x, int | float) and math.isfinite(x) and x > 0 for x in figures)

@@ -44,6 +44,19 @@ class Lengths(click.ParamType):
         return tuple(range(first, last + 1, step)) if step else between(first, last)
 
 
+class Share(click.FloatRange):
+    """A number from 0 to below 1, and no NaN, which is neither below nor above anything."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1, max_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        share = super().convert(value, param, ctx)
+        if share != share:
+            self.fail(f"{value!r} is no share; give a number such as 0.5")
+        return float(share)
+
+
 def between(first: int, last: int) -> tuple[int, ...]:
     """Both ends, and what lies between of `LENGTHS` and, above, of the doubled last."""
     grid = [*LENGTHS, *(LENGTHS[-1] * 2**power for power in range(1, 10))]
@@ -68,7 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "multiple": True,
         "help": "Dates of a position attend to each other, positions of a date, or all to all; repeatable.",
     },
-    "mask_rate": {"type": click.FloatRange(0, 1, max_open=True), "help": "Share that is masked, at random."},
+    "mask_rate": {"type": Share(), "help": "Share that is masked, at random."},
     "backward": {"is_flag": True, "help": "Only forward + backward, or not."},
     "preset": {},
     "width": {"type": POSITIVE, "help": "Features of a token, pixel or row."},

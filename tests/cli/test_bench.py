@@ -156,6 +156,24 @@ def test_the_files_of_a_benchmark_go_when_it_is_stopped(tmp_path, asked):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("damage", [{"ms": "fast"}, {"times_ours": -1.0}, {"times_ours_quartiles": [1.0]}])
+def test_compare_refuses_figures_that_cannot_be(eokit, tmp_path, damage):
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps(toy_report()))
+    damaged = toy_report()
+    damaged["rows"][0]["contenders"]["other"] |= damage
+    b.write_text(json.dumps(damaged))
+    code, _, err = eokit("bench", "compare", a, b)
+    assert code == 3
+    assert "b.json: is no whole report" in err
+
+
+def test_a_share_that_is_no_number_is_refused(eokit):
+    code, _, err = eokit("bench", "attention", "--mask-rate", "nan")
+    assert code == 2
+    assert "nan" in err
+
+
 def test_compare_names_the_file_that_is_missing(eokit, tmp_path):
     code, _, err = eokit("bench", "compare", tmp_path / "none.json", tmp_path / "none.json")
     assert code == 3

@@ -16,7 +16,7 @@ BACKENDS = [
     pytest.param("cpu", marks=pytest.mark.skipif(not library.COMPILED, reason="not built")),
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-LENGTHS = (1, 2, 17, 61, 143, 144, 257)
+LENGTHS = (1, 2, 17, 36, 61, 143, 144, 257)
 
 
 def formula(q, k, v, scale):
