@@ -15,7 +15,8 @@ from eokit.errors import UsageError
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, load, day, commit, and the versions of Python and of `packages`."""
+    """Processor, cores, load, day, commit, glibc's settings where there are any, versions of Python and `packages`."""
+    tunables = os.environ.get("GLIBC_TUNABLES")
     return {
         "processor": processor(),
         "cores": cores(),
@@ -23,6 +24,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "day": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "python": platform.python_version(),
+        **({"glibc_tunables": tunables} if tunables else {}),
     } | {name: metadata.version(name) for name in packages}
 
 
