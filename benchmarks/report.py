@@ -261,4 +261,4 @@ def has_figures(told: dict[str, Any]) -> bool:
     if "times_ours" in told:
         spread = told.get("times_ours_quartiles")
         figures += spread if isinstance(spread, list) and len(spread) == 2 else [None]
-    return all(isinstance(x, int | float) and math.isfinite(x) and x > 0 for x in figures)
+    return all(type(x) in (int, float) and 0 < x < math.inf for x in figures)

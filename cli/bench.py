@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import Field, asdict, fields
@@ -52,7 +53,7 @@ class Share(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         share = super().convert(value, param, ctx)
-        if share != share:
+        if math.isnan(share):
             self.fail(f"{value!r} is no share; give a number such as 0.5")
         return float(share)
 

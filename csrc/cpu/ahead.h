@@ -23,21 +23,15 @@ class Ahead {
       : begin_(reinterpret_cast<uintptr_t*>(memory)), next_(begin_), end_(begin_), longest_(longest) {}
 
   // Wants nothing any more.
-  void clear() {
+  void clear() { list(); }
+
+  // Wants what lies `next` behind each of these rows, which is asked for whether or not it is what comes next.
+  template <class... AnyRows>
+  void list(const AnyRows&... rows) {
     finish();
     next_ = end_ = begin_;
     offset_ = 0;
-    pad();
-  }
-
-  // Wants what lies `rows.next` behind these rows, which is asked for whether or not it is what comes next.
-  template <class E>
-  void want(const Rows<E>& rows) {
-    const int64_t lines = lines_of<E>(rows.dim);
-    for (int64_t r = 0; r < rows.count && end_ + lines <= begin_ + kMost; ++r) {
-      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(rows.next) * sizeof(E);
-      for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
-    }
+    (append(rows), ...);
     pad();
   }
 
@@ -48,7 +42,7 @@ class Ahead {
     offset_ += static_cast<uintptr_t>(bytes);
   }
 
-  // Whether tensors begin where they were taken to: `bytes` behind where they began when this was asked before.
+  // Whether the tensors of this item begin where the last call took them to: `bytes` behind its own. Remembers these.
   template <class... E>
   bool foresaw(int64_t bytes, const E*... begins) {
     static_assert(sizeof...(begins) <= sizeof foreseen_ / sizeof *foreseen_);
@@ -93,6 +87,15 @@ class Ahead {
     return (dim * static_cast<int64_t>(sizeof(E)) + 63) / 64;
   }
 
+  template <class E>
+  void append(const Rows<E>& rows) {
+    const int64_t lines = lines_of<E>(rows.dim);
+    for (int64_t r = 0; r < rows.count && end_ + lines <= begin_ + kMost; ++r) {
+      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(rows.next) * sizeof(E);
+      for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
+    }
+  }
+
   // Steps behind the last line ask for that one again.
   void pad() {
     const uintptr_t last = end_ > begin_ ? end_[-1] : reinterpret_cast<uintptr_t>(begin_);
@@ -108,7 +111,7 @@ class Ahead {
   uintptr_t* end_;
   int64_t longest_;
   uintptr_t offset_ = 0;
-  uintptr_t foreseen_[5] = {};
+  uintptr_t foreseen_[5] = {};  // k, v, q, grad_out, out
   int64_t rate_ = 0;  // lines a step, with so many bits behind the point
 };
 

@@ -2,7 +2,7 @@
 //
 // Lanes run along queries: scores are held transposed, S^T (keys, queries). So the maximum and the sum over keys are
 // plain vertical operations, a masked key is a row that is not there (it is never loaded), and every product is
-// "broadcast one number, multiply a row" (matmul.h), but for the few queries that a last register would be left to:
+// "broadcast one number, multiply a row" (matmul.h), except for one to four queries behind the last full register:
 //
 //   forward    S^T = K Qt,  P^T = exp(scale S^T + bias - max),  out = P V / sum            Qt: (D, queries), packed
 //   backward   P^T = exp(scale S^T + bias - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),
@@ -108,10 +108,7 @@ void look_ahead(Ahead& ahead, const Walk& walk, bool anew, const Sequences<const
     ahead.move(head);
     return;
   }
-  ahead.clear();
-  ahead.want(walk.keys(k));
-  ahead.want(walk.keys(v));
-  (ahead.want(walk.queries(others)), ...);
+  ahead.list(walk.keys(k), walk.keys(v), walk.queries(others)...);
 }
 
 // A block of a bias or of its gradient: row j at data + rows[j] * stride, `length` queries from the panel's first on.
@@ -130,8 +127,8 @@ EOKIT_INLINE BiasBlock<T> block_of(const Sequences<T>& bias, const Walk& walk, i
   return {bias.data ? walk.in(bias) + first : nullptr, bias.row, walk.rows() + key, length};
 }
 
-// S^T (count, panel) of `count` keys, packed as rows, and of `length` queries: whole registers of them transposed, the
-// `last` few as rows. For the slopes of the scores: of values and of the gradients of the output.
+// S^T (count, panel) of `count` keys, packed as rows, and `length` queries: `queries` holds them transposed, but for the one
+// to four that `last` holds as rows. dP^T comes the same way, of values and the gradients of the output.
 template <class O>
 EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, const float* queries, const float* last,
                               int64_t length, float* scores, Ahead& ahead) {
@@ -150,7 +147,10 @@ template <class V, Layout L, class To>
 EOKIT_INLINE void multiply_into(const Product& p, float* sums, bool accumulate, bool last, const To& results,
                                 Ahead& ahead) {
   if constexpr (To::kAtOnce)
-    if (last && !accumulate && results.whole()) return multiply<V, L>(p, results, ahead);
+    if (last && !accumulate && results.whole_registers()) {
+      multiply<V, L>(p, results, ahead);
+      return;
+    }
   const int64_t width = p.vectors * V::kWidth;
   multiply<V, L>(p, Matrix<V>{sums, width, accumulate}, ahead);
   if (last) unpack(sums, width, p.rows, results);
@@ -219,7 +219,7 @@ EOKIT_INLINE int64_t longest_loop(int64_t dim, int64_t block, int64_t wide) {
 // About how many steps an item's products have in all: `scores` of them make scores (keys, queries), the others sum tokens.
 template <class V, class O>
 EOKIT_INLINE int64_t steps_of_products(int64_t scores, int64_t others, int64_t queries, int64_t keys, int64_t dim) {
-  const int64_t few = few_of<V>(queries);
+  const int64_t few = few_of<V>(queries);  // as if they were one panel
   const int64_t lanes = scores * words<O>(dim) * keys * round_up(queries - few, V::kWidth) +
                         others * words<O>(keys) * queries * round_up(dim, V::kWidth);
   const int64_t of_few = few > 0 ? scores * (keys / 4) * (O::row_words(dim) / V::kWidth) : 0;
@@ -300,7 +300,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         const bool last_block = key + count == walk.count();
-        if (last_block)  // `decay` has done its part
+        if (last_block)  // `decay` becomes what `results` are multiplied with
           for (int64_t c = 0; c < panel; c += V::kWidth) V::store(decay + c, V::div(V::set(1.0f), V::load(sum + c)));
         multiply_into<Arithmetic, Layout::kColumns>(
             {length, width / V::kWidth, words<O>(count), scores, panel, values + words<O>(key) * width, width}, out,

@@ -20,7 +20,7 @@ struct Product {
   int64_t ldb;
 };
 
-// Where the sums of a block go: into working memory, or wherever else something with the same functions puts them.
+// Where the sums of a block go: here into working memory; Results (packing.h) has the same functions.
 template <class V>
 struct Matrix {
   float* data;
@@ -104,8 +104,9 @@ void multiply_strip(const Product& p, const float* b, const To& to, A& ahead) {
   }
 }
 
-// The compiler is told the usual strides between rows: it then needs one pointer for all of them, where one for each is
-// more than there are registers.
+// The compiler is told the usual strides between rows, of heads of 32 and 64 features: it then needs one pointer for all of
+// them, where one for each is more than there are registers. Columns need no such pointers, and Results only come from
+// blocks of few rows.
 template <class V, Layout L, int N, class To, class A>
 EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, const To& to, A& ahead) {
   if constexpr (N > 0) {
@@ -152,6 +153,7 @@ void multiply_few(int64_t rows, int64_t depth, const float* a, int64_t lda, cons
                   A& ahead) {
   using Reg = typename V::Reg;
   constexpr int kFew = V::kFew;
+  static_assert(kFew == 4);  // as store_sums has it
   for (int64_t row = 0; row < rows; row += kFew) {
     const int height = static_cast<int>(rows - row < kFew ? rows - row : kFew);
     const float* from[kFew];  // the last row again where there are no more

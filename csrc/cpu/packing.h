@@ -121,24 +121,24 @@ void pack_transposed(const Rows<const float>& rows, float* dst, int64_t panel) {
   }
 }
 
-// Rows in memory that are written once: row r is multiplied by factors[r * each]. `past_caches`: if the rows are whole
+// Rows in memory that are written once: row r is multiplied by factors[r * factor_stride]. `past_caches`: if the rows are whole
 // cache lines, the caches are left alone.
 template <class V, class E>
 class Results {
  public:
   // Whether a product may end here. Rounding to half precision takes so much code in every shape of block that the library
-  // would grow by half, for 1 to 3 %.
+  // would grow by half, for 1 to 5 %.
   static constexpr bool kAtOnce = sizeof(E) == sizeof(float);
 
-  Results(const Rows<E>& rows, const float* factors, int64_t each, bool past_caches)
+  Results(const Rows<E>& rows, const float* factors, int64_t factor_stride, bool past_caches)
       : rows_(rows),
         factors_(factors),
-        each_(each),
+        factor_stride_(factor_stride),
         streams_(past_caches && are_lines(rows.data, rows.stride) && are_lines(rows.data, rows.dim)) {}
 
-  bool whole() const { return rows_.dim % V::kWidth == 0; }  // registers
+  bool whole_registers() const { return rows_.dim % V::kWidth == 0; }
 
-  // As multiply (matmul.h) has it: what begins so much further; a register of a row.
+  // As Matrix has them (matmul.h): what begins `row` rows and `vector` registers further, and a block of sums.
   EOKIT_INLINE Results from(int64_t row, int64_t vector) const {
     Results there = *this;
     there.row_ += row;
@@ -148,9 +148,9 @@ class Results {
   template <int R, int N>
   EOKIT_INLINE void put(const typename V::Reg (&block)[R][N]) const {
     if (streams_)
-      each<R, N>([&](int m, int n, E* to) { V::stream(to, V::mul(factor(m), block[m][n])); });
+      for_registers<R, N>([&](int m, int n, E* to) { V::stream(to, V::mul(factor(m), block[m][n])); });
     else
-      each<R, N>([&](int m, int n, E* to) { V::store(to, V::mul(factor(m), block[m][n])); });
+      for_registers<R, N>([&](int m, int n, E* to) { V::store(to, V::mul(factor(m), block[m][n])); });
   }
   // A whole row, whether or not it ends with a register.
   EOKIT_INLINE void put_row(int64_t row, const float* from) const {
@@ -168,17 +168,17 @@ class Results {
 
  private:
   template <int R, int N, class Put>
-  EOKIT_INLINE void each(const Put& put) const {
+  EOKIT_INLINE void for_registers(const Put& put) const {
 #pragma GCC unroll 16
     for (int m = 0; m < R; ++m)
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) put(m, n, rows_.at(row_ + m) + first_ + n * V::kWidth);
   }
-  EOKIT_INLINE typename V::Reg factor(int64_t row) const { return V::set(factors_[(row_ + row) * each_]); }
+  EOKIT_INLINE typename V::Reg factor(int64_t row) const { return V::set(factors_[(row_ + row) * factor_stride_]); }
 
   Rows<E> rows_;
   const float* factors_;
-  int64_t each_;
+  int64_t factor_stride_;
   bool streams_;
   int64_t row_ = 0, first_ = 0;
 };

@@ -18,7 +18,7 @@ struct VecAvx512 {
   static constexpr int kColumns = 4;
   static constexpr int rows(int columns) { return columns <= 2 ? 12 : columns == 3 ? 8 : 6; }
 
-  // Columns of a product that are not worth a register of their own (matmul.h).
+  // Up to so many columns of a product behind the last full register are not worth one of their own (matmul.h).
   static constexpr int kFew = 4;
 
   EOKIT_INLINE static Reg zero() { return _mm512_setzero_ps(); }

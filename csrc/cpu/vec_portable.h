@@ -17,7 +17,7 @@ struct VecPortable {
   static constexpr int kColumns = 2;
   static constexpr int rows(int /*columns*/) { return 4; }
 
-  static constexpr int kFew = 0;  // registers are short: no product has columns to spare
+  static constexpr int kFew = 0;  // too few lanes stay empty to be worth it (matmul.h)
 
   EOKIT_INLINE static Reg zero() { return Reg{0, 0, 0, 0}; }
   EOKIT_INLINE static Reg set(float x) { return Reg{x, x, x, x}; }
@@ -58,7 +58,6 @@ struct VecPortable {
     return otherwise;
   }
 
-  // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22. (Never build with -ffast-math.)
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return a / b; }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) {
     Int bits;

@@ -9,6 +9,7 @@ import torch
 
 from eokit.errors import DataError, UsageError
 from eokit_bench import compare, registry, report
+from eokit_bench.machine import machine
 from eokit_bench.measure import Plan
 from tests.bench.toys import toy_case, toy_report
 
@@ -187,6 +188,13 @@ def test_reports_of_two_benchmarks_are_refused():
 def test_another_machine_is_said():
     comparison = compare.compare(toy_report(), toy_report(threads=8))
     assert comparison["differences"] == ["threads: 1 in A, 8 in B"]
+
+
+def test_glibc_that_was_told_to_keep_memory_is_another_machine(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")
+    kept = toy_report(glibc_tunables=machine()["glibc_tunables"])
+    differences = compare.compare(toy_report(), kept)["differences"]
+    assert differences == ["glibc_tunables: None in A, glibc.malloc.trim_threshold=1 in B"]
 
 
 def test_a_busy_machine_is_said():

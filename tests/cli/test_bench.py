@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -156,7 +157,17 @@ def test_the_files_of_a_benchmark_go_when_it_is_stopped(tmp_path, asked):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", [{"ms": "fast"}, {"times_ours": -1.0}, {"times_ours_quartiles": [1.0]}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"ms": "fast"},
+        {"ms": 10**400},
+        {"ms": math.nan},
+        {"times_ours": -1.0},
+        {"times_ours": True},
+        {"times_ours_quartiles": [1.0]},
+    ],
+)
 def test_compare_refuses_figures_that_cannot_be(eokit, tmp_path, damage):
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     a.write_text(json.dumps(toy_report()))

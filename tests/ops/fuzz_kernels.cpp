@@ -65,7 +65,8 @@ void attention(const KernelPair<E>& kernels) {
   AttentionShape shape;
   shape.leading.count = 2;
   const int64_t a = shape.leading.sizes[0] = upto(2), b = shape.leading.sizes[1] = upto(3);
-  const int64_t queries = shape.queries = upto_or_none(maybe() ? 20 : 140);
+  const int64_t few = upto_or_none(8) * 16 + upto(4);  // behind full registers
+  const int64_t queries = shape.queries = maybe() ? few : upto_or_none(maybe() ? 20 : 140);
   const int64_t keys = shape.keys = upto_or_none(maybe() ? 20 : 420);
   const int64_t heads = shape.heads = upto(3), dim = shape.dim = maybe() ? upto(20) : dims(130);
   shape.scale = 0.3f;
