@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -261,4 +261,4 @@ def has_figures(told: dict[str, Any]) -> bool:
     if "times_ours" in told:
         spread = told.get("times_ours_quartiles")
         figures += spread if isinstance(spread, list) and len(spread) == 2 else [None]
-    return all(type(x) in (int, float) and 0 < x < math.inf for x in figures)
+    return all(type(x) in (int, float) and 0 < x <= sys.float_info.max for x in figures)
