@@ -2,7 +2,7 @@
 //
 // Lanes run along queries: scores are held transposed, S^T (keys, queries). So the maximum and the sum over keys are
 // plain vertical operations, a masked key is a row that is not there (it is never loaded), and every product is
-// "broadcast one number, multiply a row" (matmul.h), except for one to four queries behind the last full register:
+// "broadcast one number, multiply a row" (matmul.h), except for one to four queries behind the last full AVX-512 register:
 //
 //   forward    S^T = K Qt,  P^T = exp(scale S^T + bias - max),  out = P V / sum            Qt: (D, queries), packed
 //   backward   P^T = exp(scale S^T + bias - lse),  dP^T = V dOt,  dS^T = P^T (dP^T - delta),

@@ -182,8 +182,7 @@ void pool_backward(const PoolBackward<E>& call, int64_t begin, int64_t end) {
       }
     const float one = 1.0f;
     for (int64_t i = 0; i < count; ++i)
-      unpack(grad_x + i * width, width, 1,
-                Results<V, E>({out.at(pixel.date(i)), shape.dim, 1, shape.dim}, &one, 0, call.past_caches));
+      Results<V, E>({out.at(pixel.date(i)), shape.dim, 1, shape.dim}, &one, 0, call.past_caches).put_row(0, grad_x + i * width);
     multiply<V, Layout::kColumns>(
         {shape.heads, width / V::kWidth, count, slopes, lanes, pixel.x, width}, Matrix<V>{grad_queries, width, true});
   }
