@@ -1,4 +1,4 @@
-// Asking memory for the rows of the next item while this one is computed; included once per instruction set.
+// Asking memory for the rows of the next items while one is computed; included once per instruction set.
 #pragma once
 
 #include "packing.h"
@@ -6,59 +6,73 @@
 namespace eokit {
 namespace {
 
-// Cache lines that the next item will want, asked for one by one and evenly in the steps of this item's loops. The rows
-// of an item are too far apart for the hardware to foresee them. Asked for all at once they would hold up the loads that
-// come after them: a core waits for some sixteen lines at a time.
+// Cache lines that the next group of items will want, asked for one by one and evenly in the steps of this group's loops.
+// Asked for all at once they would hold up the loads that come after them: a core waits for some sixteen lines at a time.
+//
+// A group is a few heads side by side. The rows of one item are too short, and too far apart, for the hardware to foresee
+// them; of runs of a KiB it fetches most lines itself before they are asked for, without making the core wait.
 class Ahead {
  public:
-  static constexpr int64_t kMost = 8192;  // lines, half a MiB; of longer items the first ones
-
-  // The memory it takes for so many rows of E; no loop has more than `longest` steps.
+  // How many heads to a group, for items of `rows` rows: a run of about kRun bytes, and no more than `most` bytes in all.
   template <class E>
-  static int64_t floats(int64_t rows, int64_t dim, int64_t longest) {
-    const int64_t lines = rows * lines_of<E>(dim);
-    return 2 * ((lines < kMost ? lines : kMost) + longest);
+  static int64_t heads_of_group(int64_t rows, int64_t dim, int64_t heads, int64_t most) {
+    if (rows * dim == 0) return 1;
+    const int64_t bytes = lines_of<E>(dim) * kLine, by_run = kRun / bytes, by_size = most / (rows * bytes);
+    const int64_t at_most = by_run < by_size ? by_run : by_size;
+    if (at_most <= 1) return 1;
+    const int64_t groups = (heads + at_most - 1) / at_most;
+    return (heads + groups - 1) / groups;
   }
-  Ahead(float* memory, int64_t longest)
-      : begin_(reinterpret_cast<uintptr_t*>(memory)), next_(begin_), end_(begin_), longest_(longest) {}
 
-  // Wants nothing any more.
-  void clear() { list(); }
-
-  // Wants what lies `next` behind each of these rows, which is asked for whether or not it is what comes next.
-  template <class... AnyRows>
-  void list(const AnyRows&... rows) {
-    finish();
-    next_ = end_ = begin_;
-    offset_ = 0;
-    (append(rows), ...);
+  // The memory it takes for groups of so many rows of E, `most` bytes in all; no loop has more than `longest` steps.
+  template <class E>
+  static int64_t floats(int64_t rows, int64_t dim, int64_t heads, int64_t most, int64_t longest) {
+    const int64_t lines = rows * heads * lines_of<E>(dim);
+    return 2 * ((lines < most / kLine ? lines : most / kLine) + longest);
+  }
+  Ahead(float* memory, int64_t heads, int64_t most, int64_t longest)
+      : begin_(reinterpret_cast<uintptr_t*>(memory)),
+        next_(begin_),
+        until_(begin_),
+        end_(begin_),
+        heads_(heads),
+        most_(most / kLine),
+        longest_(longest) {
     pad();
   }
 
-  // Wants what lies `bytes` behind all that was wanted so far.
-  void move(int64_t bytes) {
+  // Heads of a group.
+  int64_t heads() const { return heads_; }
+
+  // Whether all items of a group had their turn.
+  bool through() const { return turns_ == 0; }
+
+  // Wants these rows, those of the first head of a group, and of its other heads, during the turns of `turns` items. `anew`:
+  // they are not the rows of the last call, moved by as many bytes in all tensors.
+  template <class... AnyRows>
+  void want(int64_t turns, bool anew, const AnyRows&... rows) {
     finish();
-    next_ = begin_;
-    offset_ += static_cast<uintptr_t>(bytes);
+    turns_ = turns;
+    if (anew || !have_moved(rows...)) {
+      end_ = begin_;
+      offset_ = 0;
+      (append(rows), ...);
+      pad();
+    }
+    next_ = until_ = begin_;
+  }
+  void want_nothing(int64_t turns) {
+    finish();
+    turns_ = turns;
+    next_ = until_ = end_;
   }
 
-  // Whether the tensors of this item begin where the last call took them to: `bytes` behind its own. Remembers these.
-  template <class... E>
-  bool foresaw(int64_t bytes, const E*... begins) {
-    static_assert(sizeof...(begins) <= sizeof foreseen_ / sizeof *foreseen_);
-    uintptr_t* begin = foreseen_;
-    bool all = true;
-    const auto check = [&](uintptr_t address) {
-      all &= *begin == address;
-      *begin++ = address + static_cast<uintptr_t>(bytes);
-    };
-    (check(reinterpret_cast<uintptr_t>(begins)), ...);
-    return all;
-  }
-
-  // Spreads the lines over loops that have `steps` steps in all.
-  void spread(int64_t steps) {
-    const int64_t lines = end_ - begin_;
+  // An item's turn to ask for its share, in loops that have `steps` steps in all.
+  void turn(int64_t steps) {
+    finish();
+    until_ = next_ + (end_ - next_ + turns_ - 1) / turns_;
+    --turns_;
+    const int64_t lines = until_ - next_;
     rate_ = lines < steps ? (lines << kFraction) / steps : int64_t{1} << kFraction;
   }
 
@@ -75,25 +89,41 @@ class Ahead {
   EOKIT_INLINE Share share(int64_t steps) {
     const Share share{next_, offset_, rate_};
     const int64_t lines = ((steps - 1) * rate_ >> kFraction) + 1;
-    next_ = lines < end_ - next_ ? next_ + lines : end_;
+    next_ = lines < until_ - next_ ? next_ + lines : until_;
     return share;
   }
 
  private:
+  static constexpr int64_t kLine = 64, kRun = 1024;
   static constexpr int kFraction = 16;
 
   template <class E>
-  static int64_t lines_of(int64_t dim) {
-    return (dim * static_cast<int64_t>(sizeof(E)) + 63) / 64;
+  static int64_t lines_of(int64_t elements) {
+    return (elements * static_cast<int64_t>(sizeof(E)) + kLine - 1) / kLine;
+  }
+
+  // Whether these tensors lie where those lie that are listed, all as many bytes further: the lines then do, too.
+  template <class... E>
+  bool have_moved(const Rows<E>&... rows) {
+    static_assert(sizeof...(rows) <= sizeof listed_ / sizeof *listed_);
+    const uintptr_t addresses[] = {reinterpret_cast<uintptr_t>(rows.data)...};
+    offset_ = addresses[0] - listed_[0];
+    bool all = end_ > begin_;
+    for (size_t i = 0; i < sizeof...(rows); ++i) all &= addresses[i] - listed_[i] == offset_;
+    if (!all)
+      for (size_t i = 0; i < sizeof...(rows); ++i) listed_[i] = addresses[i];
+    return all;
   }
 
   template <class E>
   void append(const Rows<E>& rows) {
-    const int64_t lines = lines_of<E>(rows.dim);
-    for (int64_t r = 0; r < rows.count && end_ + lines <= begin_ + kMost; ++r) {
-      const uintptr_t row = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(rows.next) * sizeof(E);
-      for (int64_t line = 0; line < lines; ++line) *end_++ = row + static_cast<uintptr_t>(line) * 64;
-    }
+    const bool adjacent = rows.next == rows.dim;
+    const int64_t runs = adjacent ? 1 : heads_, lines = lines_of<E>(adjacent ? heads_ * rows.dim : rows.dim);
+    for (int64_t r = 0; r < rows.count && end_ + runs * lines <= begin_ + most_; ++r)
+      for (int64_t run = 0; run < runs; ++run) {
+        const uintptr_t first = reinterpret_cast<uintptr_t>(rows.at(r) + run * rows.next);
+        for (int64_t line = 0; line < lines; ++line) *end_++ = first + static_cast<uintptr_t>(line * kLine);
+      }
   }
 
   // Steps behind the last line ask for that one again.
@@ -103,16 +133,18 @@ class Ahead {
   }
 
   void finish() {  // with what no loop had a step for
-    for (; next_ < end_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
+    for (; next_ < until_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
   }
 
   uintptr_t* begin_;
   uintptr_t* next_;
+  uintptr_t* until_;  // where this turn ends
   uintptr_t* end_;
-  int64_t longest_;
+  int64_t heads_, most_, longest_;
+  int64_t turns_ = 0;  // that are left
   uintptr_t offset_ = 0;
-  uintptr_t foreseen_[5] = {};  // k, v, q, grad_out, out
-  int64_t rate_ = 0;  // lines a step, with so many bits behind the point
+  uintptr_t listed_[5] = {};  // where k, v, q, grad_out and out lay when they were listed
+  int64_t rate_ = 0;          // lines a step, with so many bits behind the point
 };
 
 }  // namespace

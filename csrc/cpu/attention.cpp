@@ -1,6 +1,10 @@
 // The CPU implementation of eokit::attention_*: torch tensors become views, and the best kernels of this CPU run on them.
 #include <torch/csrc/stable/library.h>
 
+#ifdef __linux__
+#include <unistd.h>
+#endif
+
 #include <optional>
 #include <tuple>
 
@@ -126,6 +130,19 @@ int64_t parts_of_items(const AttentionShape& shape) {
   return std::clamp<int64_t>((wanted + items - 1) / std::max<int64_t>(items, 1), 1, std::max<int64_t>(panels, 1));
 }
 
+// How much may be asked of memory ahead: a quarter of the second-level cache, as what is asked for and what was asked for
+// before are there together, with the working memory. Where the system does not tell, that of half a MiB is assumed.
+int64_t bytes_ahead() {
+  static const int64_t bytes = [] {
+    int64_t cache = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return std::clamp<int64_t>(cache > 0 ? cache / 4 : 0, int64_t{128} << 10, int64_t{1} << 20);
+  }();
+  return bytes;
+}
+
 std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> mask,
                                              std::optional<Tensor> bias_t, double scale) {
   const AttentionShape shape = checked_shape(q, k, v, mask, bias_t, scale);
@@ -144,6 +161,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor q, Tensor k, Tensor v, std::
     call.bias = bias_input(bias_t);
     call.out = output<E>(out);
     call.past_caches = past_caches(bytes(out));
+    call.ahead = bytes_ahead();
     call.lse = lse.mutable_data_ptr<float>();
     const auto run = attention_kernels_of(element).forward;
     call.parts = parts_of_items(shape);
@@ -181,6 +199,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor grad_out, T
     call.lse = lse.const_data_ptr<float>();
     call.grad_q = output<E>(grad_q), call.grad_k = output<E>(grad_k), call.grad_v = output<E>(grad_v);
     call.past_caches = past_caches(bytes(grad_q) + bytes(grad_k) + bytes(grad_v));
+    call.ahead = bytes_ahead();
     const KernelPair<E>& kernels = attention_kernels_of(element);
     const int64_t items = items_of(shape), size = grad_bias_t.numel();
     if (with_bias) call.grad_bias = bias_view(grad_bias_t, grad_bias_t.mutable_data_ptr<float>());

@@ -29,6 +29,7 @@ struct AttentionForward {
   Sequences<E> out;
   int64_t parts = 1;     // that the queries of an item are split into; a part of an item is what a thread takes
   bool past_caches = false;  // whether `out` is too large to be read from the caches later
+  int64_t ahead = int64_t{128} << 10;  // bytes that may be asked of memory before they are wanted
   float* lse = nullptr;  // (..., H, Lq) contiguous: log of the sum of exp(scores); +inf where no key is valid
 };
 
@@ -42,6 +43,7 @@ struct AttentionBackward {
   const float* lse = nullptr;
   Sequences<E> grad_q, grad_k, grad_v;
   bool past_caches = false;  // whether they are too large to be read from the caches later
+  int64_t ahead = int64_t{128} << 10;
   Sequences<float> grad_bias;  // is added to, like bias; data == nullptr: not wanted
 };
 

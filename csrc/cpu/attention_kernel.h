@@ -84,6 +84,12 @@ class Walk {
     zero_others(Rows<T>{in(x), x.row, shape_.keys, shape_.dim}, rows_, count_);
   }
 
+  // How many items are left, from `item` on, of its group of so many heads of a sequence.
+  int64_t heads_left(int64_t item, int64_t group) const {
+    const int64_t head = item % shape_.heads, of_group = group - head % group, all = shape_.heads - head;
+    return of_group < all ? of_group : all;
+  }
+
   int64_t count() const { return count_; }       // valid keys
   const int64_t* rows() const { return rows_; }  // which ones
 
@@ -96,19 +102,21 @@ class Walk {
   int64_t coordinates_[kMaxLeading] = {};
 };
 
-// Lets the rows that the next item will want be asked for: of k and v those of valid keys, of the others all. They are
-// taken to lie a head further, as they do for the next head, and for the next position of temporal series stored densely;
-// where they lie elsewhere, what is asked for is not needed. `anew`: the rows are to be listed again in any case.
+// `item`'s turn to ask for rows of the next group of heads, where there is one before `end`: of k and v those of valid keys,
+// of the others all. `steps`: those of its loops.
 template <class E, class... Others>
-void look_ahead(Ahead& ahead, const Walk& walk, bool anew, const Sequences<const E>& k, const Sequences<const E>& v,
-                const Others&... others) {
-  const int64_t head = k.head * static_cast<int64_t>(sizeof(E));
-  const bool foresaw = ahead.foresaw(head, walk.in(k), walk.in(v), walk.in(others)...);
-  if (foresaw && !anew && k.head == v.head && (... && (k.head == others.head))) {
-    ahead.move(head);
-    return;
+void look_ahead(Ahead& ahead, Walk& coming, int64_t item, int64_t end, int64_t steps, const Sequences<const E>& k,
+                const Sequences<const E>& v, const Others&... others) {
+  if (ahead.through()) {
+    const int64_t left = coming.heads_left(item, ahead.heads());
+    if (item + left < end) {
+      const bool others_valid = coming.go_to(item + left);
+      ahead.want(left, others_valid, coming.keys(k), coming.keys(v), coming.queries(others)...);
+    } else {
+      ahead.want_nothing(left);
+    }
   }
-  ahead.list(walk.keys(k), walk.keys(v), walk.queries(others)...);
+  ahead.turn(steps);
 }
 
 // A block of a bias or of its gradient: row j at data + rows[j] * stride, `length` queries from the panel's first on.
@@ -247,10 +255,13 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
-  const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + shape.queries, dim, longest);
-  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 2 * shape.keys +
+  const int64_t rows = 2 * shape.keys + shape.queries;
+  const int64_t group = Ahead::heads_of_group<E>(rows, dim, shape.heads, call.ahead);
+  const int64_t for_ahead = Ahead::floats<E>(rows, dim, group, call.ahead, longest);
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 4 * shape.keys +
                   for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
+  Walk coming(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(words<O>(shape.keys) * width);
   float* queries = scratch.take(words<O>(dim) * wide);  // Qt
@@ -260,26 +271,25 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* maximum = scratch.take(wide);
   float* sum = scratch.take(wide);
   float* decay = scratch.take(wide);
-  Ahead ahead(scratch.take(for_ahead), longest);
+  Ahead ahead(scratch.take(for_ahead), group, call.ahead, longest);
 
   const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t item = unit / call.parts, part = unit % call.parts;
     const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
     const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
-    const bool others_valid = walk.go_to(item);
+    walk.go_to(item);
+    if (call.parts == 1)
+      look_ahead(ahead, coming, item, end,
+                 steps_of_products<V, O>(1, 1, shape.queries, walk.count(), dim) +
+                     steps_of_softmax<V, O>(shape.queries, walk.count()),
+                 call.k, call.v, call.q);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
       zero(walk.queries(call.out, start, until - start));
       for (int64_t i = start; i < until; ++i) lse[i] = std::numeric_limits<float>::infinity();
       continue;
     }
-    if (part + 1 < call.parts)  // the same rows once more
-      ahead.clear();
-    else
-      look_ahead(ahead, walk, others_valid || call.parts > 1, call.k, call.v, call.q);
-    ahead.spread(steps_of_products<V, O>(1, 1, until - start, walk.count(), dim) +
-                 steps_of_softmax<V, O>(until - start, walk.count()));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
     for (int64_t index = panel_begin; index < panel_end; ++index) {
@@ -378,10 +388,13 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
-  const int64_t for_ahead = Ahead::floats<E>(2 * shape.keys + 3 * shape.queries, dim, longest);
+  const int64_t rows = 2 * shape.keys + 3 * shape.queries;
+  const int64_t group = Ahead::heads_of_group<E>(rows, dim, shape.heads, call.ahead);
+  const int64_t for_ahead = Ahead::floats<E>(rows, dim, group, call.ahead, longest);
   Scratch scratch(shape.keys * (2 * row + 3 * width) + wide * (2 * dim + 4 * width + 3 * block + 2) +
-                  2 * V::kFew * row + 2 * shape.keys + for_ahead);
+                  2 * V::kFew * row + 4 * shape.keys + for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
+  Walk coming(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   float* keys = scratch.take(shape.keys * row);
   float* values = scratch.take(shape.keys * row);
   float* key_lanes = O::kRowsAreLanes ? keys : scratch.take(words<O>(shape.keys) * width);
@@ -399,7 +412,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   float* slopes_by_keys = O::kRowsAreLanes ? slopes : scratch.take(words<O>(block) * wide);
   float* lse = scratch.take(wide);
   float* delta = scratch.take(wide);
-  Ahead ahead(scratch.take(for_ahead), longest);
+  Ahead ahead(scratch.take(for_ahead), group, call.ahead, longest);
 
   const float one = 1.0f;
 
@@ -412,7 +425,13 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   };
 
   for (int64_t item = begin; item < end; ++item) {
-    const bool others_valid = walk.go_to(item);
+    walk.go_to(item);
+    const bool in_blocks = walk.count() > kBlock;
+    const int64_t steps = steps_of_products<V, O>(2, 3, shape.queries, walk.count(), dim);
+    if (in_blocks)
+      look_ahead(ahead, coming, item, end, steps, call.k, call.v, call.q, call.grad_out, call.out);
+    else
+      look_ahead(ahead, coming, item, end, steps, call.k, call.v, call.q, call.grad_out);
     walk.zero_invalid_keys(call.grad_k);
     walk.zero_invalid_keys(call.grad_v);
     if (walk.count() == 0 || shape.queries == 0) {  // nothing attends to anything
@@ -421,12 +440,6 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
       zero(walk.keys(call.grad_v));
       continue;
     }
-    const bool in_blocks = walk.count() > kBlock;
-    if (in_blocks)
-      look_ahead(ahead, walk, others_valid, call.k, call.v, call.q, call.grad_out, call.out);
-    else
-      look_ahead(ahead, walk, others_valid, call.k, call.v, call.q, call.grad_out);
-    ahead.spread(steps_of_products<V, O>(2, 3, shape.queries, walk.count(), dim));
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_rows(walk.keys(call.v), values);
     if constexpr (!O::kRowsAreLanes) O::pack_lanes(walk.keys(call.k), key_lanes);

@@ -68,7 +68,7 @@ void attention(const KernelPair<E>& kernels) {
   const int64_t few = upto_or_none(8) * 16 + upto(4);  // behind full registers
   const int64_t queries = shape.queries = maybe() ? few : upto_or_none(maybe() ? 20 : 140);
   const int64_t keys = shape.keys = upto_or_none(maybe() ? 20 : 420);
-  const int64_t heads = shape.heads = upto(3), dim = shape.dim = maybe() ? upto(20) : dims(130);
+  const int64_t heads = shape.heads = upto(maybe() ? 3 : 7), dim = shape.dim = maybe() ? upto(20) : dims(130);
   shape.scale = 0.3f;
   const bool far = maybe(), masked = maybe(), biased = maybe(), shared = maybe();
   const int64_t items = a * b * heads, q_size = items * queries * dim, k_size = items * keys * dim;
@@ -97,6 +97,7 @@ void attention(const KernelPair<E>& kernels) {
   forward.out = view<E>(out, b, queries, heads, dim, far), forward.lse = lse;
   forward.parts = queries ? upto((queries + kPanel - 1) / kPanel) : 1;
   forward.past_caches = maybe();
+  forward.ahead = upto_or_none(64) << (maybe() ? 6 : 12);  // less than a row, or groups of several heads
   const int64_t units = items * forward.parts, half = upto(units) - 1;  // as two threads would have them
   if (queries) kernels.forward(forward, 0, half), kernels.forward(forward, half, units);  // without any, torch is done
   out.must_be_finite("attention");
@@ -110,6 +111,7 @@ void attention(const KernelPair<E>& kernels) {
   backward.grad_v = view<E>(grad_v, b, keys, heads, dim, far);
   if (biased) backward.grad_bias = bias_view(grad_bias);
   backward.past_caches = maybe();
+  backward.ahead = forward.ahead;
   const int64_t first = upto(items) - 1;
   kernels.backward(backward, 0, first), kernels.backward(backward, first, items);
   for (auto* x : {&grad_q, &grad_k, &grad_v}) x->must_be_finite("attention, backward");
