@@ -9,8 +9,9 @@ namespace {
 // Cache lines that the next group of items will want, asked for one by one and evenly in the steps of this group's loops.
 // Asked for all at once they would hold up the loads that come after them: a core waits for some sixteen lines at a time.
 //
-// A group is a few heads side by side. The rows of one item are too short, and too far apart, for the hardware to foresee
-// them; of runs of a KiB it fetches most lines itself before they are asked for, without making the core wait.
+// A group is a few heads side by side: the row of one head is short, and the next one far away. In runs of up to a KiB the
+// hardware, which foresees what follows in a row, takes part. The list is short (32 bits a line), as it has to stay in the
+// caches beside what is computed.
 class Ahead {
  public:
   // How many heads to a group, for items of `rows` rows: a run of about kRun bytes, and no more than `most` bytes in all.
@@ -28,10 +29,10 @@ class Ahead {
   template <class E>
   static int64_t floats(int64_t rows, int64_t dim, int64_t heads, int64_t most, int64_t longest) {
     const int64_t lines = rows * heads * lines_of<E>(dim);
-    return 2 * ((lines < most / kLine ? lines : most / kLine) + longest);
+    return (lines < most / kLine ? lines : most / kLine) + longest;
   }
   Ahead(float* memory, int64_t heads, int64_t most, int64_t longest)
-      : begin_(reinterpret_cast<uintptr_t*>(memory)),
+      : begin_(reinterpret_cast<int32_t*>(memory)),
         next_(begin_),
         until_(begin_),
         end_(begin_),
@@ -53,9 +54,9 @@ class Ahead {
   void want(int64_t turns, bool anew, const AnyRows&... rows) {
     finish();
     turns_ = turns;
-    if (anew || !have_moved(rows...)) {
+    const bool together = go_to(rows...);
+    if (anew || !together) {
       end_ = begin_;
-      offset_ = 0;
       (append(rows), ...);
       pad();
     }
@@ -78,73 +79,83 @@ class Ahead {
 
   // The lines for one loop of `steps` steps: `ask` belongs into each of them, and asks for some lines more than once.
   struct Share {
-    const uintptr_t* lines;
-    uintptr_t offset;
+    const int32_t* lines;
+    uintptr_t origin;
     int64_t rate;
     EOKIT_INLINE void ask(int64_t step) const {
       asm("" : "+r"(step));  // a product in every step: a running one would take a register more, which there is not
-      __builtin_prefetch(reinterpret_cast<const void*>(lines[step * rate >> kFraction] + offset), 0, 2);
+      request(origin, lines[step * rate >> kFraction]);
     }
   };
   EOKIT_INLINE Share share(int64_t steps) {
-    const Share share{next_, offset_, rate_};
+    const Share share{next_, origin_, rate_};
     const int64_t lines = ((steps - 1) * rate_ >> kFraction) + 1;
     next_ = lines < until_ - next_ ? next_ + lines : until_;
     return share;
   }
 
  private:
-  static constexpr int64_t kLine = 64, kRun = 1024;
-  static constexpr int kFraction = 16;
+  static constexpr int kLineBits = 6, kFraction = 16;
+  static constexpr int64_t kLine = 1 << kLineBits, kRun = 1024;
 
   template <class E>
   static int64_t lines_of(int64_t elements) {
     return (elements * static_cast<int64_t>(sizeof(E)) + kLine - 1) / kLine;
   }
 
-  // Whether these tensors lie where those lie that are listed, all as many bytes further: the lines then do, too.
-  template <class... E>
-  bool have_moved(const Rows<E>&... rows) {
-    static_assert(sizeof...(rows) <= sizeof listed_ / sizeof *listed_);
-    const uintptr_t addresses[] = {reinterpret_cast<uintptr_t>(rows.data)...};
-    offset_ = addresses[0] - listed_[0];
-    bool all = end_ > begin_;
-    for (size_t i = 0; i < sizeof...(rows); ++i) all &= addresses[i] - listed_[i] == offset_;
-    if (!all)
-      for (size_t i = 0; i < sizeof...(rows); ++i) listed_[i] = addresses[i];
-    return all;
+  EOKIT_INLINE static void request(uintptr_t origin, int64_t line) {
+    __builtin_prefetch(reinterpret_cast<const void*>(origin + static_cast<uintptr_t>(line * kLine)), 0, 2);
   }
 
+  // Takes the list to these tensors. Whether all of them lie as many bytes behind where they lay: what is listed then does.
+  template <class... E>
+  bool go_to(const Rows<E>&... rows) {
+    static_assert(sizeof...(rows) <= sizeof tensors_ / sizeof *tensors_);
+    const uintptr_t tensors[] = {reinterpret_cast<uintptr_t>(rows.data)...};
+    const uintptr_t moved = tensors[0] - tensors_[0];
+    bool together = end_ > begin_;
+    for (size_t i = 0; i < sizeof...(rows); ++i) {
+      together &= tensors[i] - tensors_[i] == moved;
+      tensors_[i] = tensors[i];
+    }
+    origin_ = tensors[0] / kLine * kLine;
+    return together;
+  }
+
+  // Lists the rows of a tensor, unless it lies too far away: 128 GiB.
   template <class E>
   void append(const Rows<E>& rows) {
     const bool adjacent = rows.next == rows.dim;
     const int64_t runs = adjacent ? 1 : heads_, lines = lines_of<E>(adjacent ? heads_ * rows.dim : rows.dim);
     for (int64_t r = 0; r < rows.count && end_ + runs * lines <= begin_ + most_; ++r)
       for (int64_t run = 0; run < runs; ++run) {
-        const uintptr_t first = reinterpret_cast<uintptr_t>(rows.at(r) + run * rows.next);
-        for (int64_t line = 0; line < lines; ++line) *end_++ = first + static_cast<uintptr_t>(line * kLine);
+        const uintptr_t address = reinterpret_cast<uintptr_t>(rows.at(r) + run * rows.next);
+        const int64_t first = static_cast<int64_t>(address - origin_) >> kLineBits;
+        if (first != static_cast<int32_t>(first)) return;
+        for (int64_t line = 0; line < lines; ++line) *end_++ = static_cast<int32_t>(first + line);
       }
   }
 
   // Steps behind the last line ask for that one again.
   void pad() {
-    const uintptr_t last = end_ > begin_ ? end_[-1] : reinterpret_cast<uintptr_t>(begin_);
+    const int32_t last = end_ > begin_ ? end_[-1] : 0;
     for (int64_t i = 0; i < longest_; ++i) end_[i] = last;
   }
 
   void finish() {  // with what no loop had a step for
-    for (; next_ < until_; ++next_) __builtin_prefetch(reinterpret_cast<const void*>(*next_ + offset_), 0, 2);
+    for (; next_ < until_; ++next_) request(origin_, *next_);
   }
 
-  uintptr_t* begin_;
-  uintptr_t* next_;
-  uintptr_t* until_;  // where this turn ends
-  uintptr_t* end_;
+  // Lines behind the origin.
+  int32_t* begin_;
+  int32_t* next_;
+  int32_t* until_;  // where this turn ends
+  int32_t* end_;
   int64_t heads_, most_, longest_;
-  int64_t turns_ = 0;  // that are left
-  uintptr_t offset_ = 0;
-  uintptr_t listed_[5] = {};  // where k, v, q, grad_out and out lay when they were listed
-  int64_t rate_ = 0;          // lines a step, with so many bits behind the point
+  int64_t turns_ = 0;          // that are left
+  uintptr_t origin_ = 0;       // the line where k begins
+  uintptr_t tensors_[5] = {};  // where k, v, q, grad_out and out lie
+  int64_t rate_ = 0;           // lines a step, with so many bits behind the point
 };
 
 }  // namespace
