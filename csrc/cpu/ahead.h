@@ -9,12 +9,11 @@ namespace {
 // Cache lines that the next group of items will want, asked for one by one and evenly in the steps of this group's loops.
 // Asked for all at once they would hold up the loads that come after them: a core waits for some sixteen lines at a time.
 //
-// A group is a few heads side by side: the row of one head is short, and the next one far away. In runs of up to a KiB the
-// hardware, which foresees what follows in a row, takes part. The list is short (32 bits a line), as it has to stay in the
-// caches beside what is computed.
+// A group is a few heads side by side: runs of up to a KiB take less time than the short rows of one head, each far from
+// the next (docs/decisions.md). The list has 32 bits a line, as it has to stay in the caches beside what is computed.
 class Ahead {
  public:
-  // How many heads to a group, for items of `rows` rows: a run of about kRun bytes, and no more than `most` bytes in all.
+  // How many heads to a group, for items of `rows` rows: as many as make runs of up to kRun bytes, and `most` bytes in all.
   template <class E>
   static int64_t heads_of_group(int64_t rows, int64_t dim, int64_t heads, int64_t most) {
     if (rows * dim == 0) return 1;

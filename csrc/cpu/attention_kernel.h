@@ -102,8 +102,8 @@ class Walk {
   int64_t coordinates_[kMaxLeading] = {};
 };
 
-// `item`'s turn to ask for rows of the next group of heads, where there is one before `end`: of k and v those of valid keys,
-// of the others all. `steps`: those of its loops.
+// It is `item`'s turn to ask for rows of the next group of heads, if that comes before `end`: of k and v the rows of valid
+// keys, of the others all. `steps`: how many its loops have.
 template <class E, class... Others>
 void look_ahead(Ahead& ahead, Walk& coming, int64_t item, int64_t end, int64_t steps, const Sequences<const E>& k,
                 const Sequences<const E>& v, const Others&... others) {

@@ -61,7 +61,7 @@ struct Rows {
   int64_t stride;  // from a row to the next
   int64_t count, dim;
   const int64_t* index = nullptr;
-  int64_t next = 0;  // from a row to the one that the next item will want, if it is the next head
+  int64_t next = 0;  // from a row to that of the next head
 
   EOKIT_INLINE E* at(int64_t row) const { return data + (index ? index[row] : row) * stride; }
 };
