@@ -13,7 +13,8 @@ namespace {
 // the next (docs/decisions.md). The list has 32 bits a line, as it has to stay in the caches beside what is computed.
 class Ahead {
  public:
-  // How many heads to a group, for items of `rows` rows: as many as make runs of up to kRun bytes, and `most` bytes in all.
+  // How many heads to a group, for items of `rows` rows: as many as make runs of up to kRun bytes, and `most` bytes in all,
+  // shared out evenly (six heads go three by three, not four and two).
   template <class E>
   static int64_t heads_of_group(int64_t rows, int64_t dim, int64_t heads, int64_t most) {
     if (rows * dim == 0) return 1;
@@ -37,7 +38,8 @@ class Ahead {
         end_(begin_),
         heads_(heads),
         most_(most / kLine),
-        longest_(longest) {
+        longest_(longest),
+        origin_(reinterpret_cast<uintptr_t>(memory)) {
     pad();
   }
 
@@ -47,23 +49,31 @@ class Ahead {
   // Whether all items of a group had their turn.
   bool through() const { return turns_ == 0; }
 
-  // Wants these rows, those of the first head of a group, and of its other heads, during the turns of `turns` items. `anew`:
-  // they are not the rows of the last call, moved by as many bytes in all tensors.
+  // How many items the last call asked for, from the present one on; none asked for the first.
+  int64_t asked() const { return asked_; }
+
+  // Wants these rows of one head and those of the heads behind it, `heads` in all, during the turns of the items that were
+  // asked for before. The first items ask for fewer heads, as what they ask for is soon due. `anew`: these are other rows of
+  // the tensors than at the last call.
   template <class... AnyRows>
-  void want(int64_t turns, bool anew, const AnyRows&... rows) {
+  void want(int64_t heads, bool anew, const AnyRows&... rows) {
     finish();
-    turns_ = turns;
+    turns_ = asked_;
+    asked_ = heads < reach_ ? heads : reach_;
+    const int64_t listed = reach_ < heads_ ? asked_ : heads_;  // a smaller last group as well, or all would be listed anew
+    if (reach_ < heads_) reach_ *= 2;
     const bool together = go_to(rows...);
-    if (anew || !together) {
+    if (anew || !together || listed != listed_) {
+      listed_ = listed;
       end_ = begin_;
       (append(rows), ...);
       pad();
     }
     next_ = until_ = begin_;
   }
-  void want_nothing(int64_t turns) {
+  void want_nothing() {
     finish();
-    turns_ = turns;
+    turns_ = asked_;
     next_ = until_ = end_;
   }
 
@@ -106,7 +116,8 @@ class Ahead {
     __builtin_prefetch(reinterpret_cast<const void*>(origin + static_cast<uintptr_t>(line * kLine)), 0, 2);
   }
 
-  // Takes the list to these tensors. Whether all of them lie as many bytes behind where they lay: what is listed then does.
+  // Takes the list to these tensors. Whether all of them lie as many bytes behind where they lay: what is listed then does
+  // (to a line, if these are not whole lines).
   template <class... E>
   bool go_to(const Rows<E>&... rows) {
     static_assert(sizeof...(rows) <= sizeof tensors_ / sizeof *tensors_);
@@ -121,14 +132,14 @@ class Ahead {
     return together;
   }
 
-  // Lists the rows of a tensor, unless it lies too far away: 128 GiB.
+  // Lists the rows of a tensor, as far as they lie within 128 GiB of k.
   template <class E>
   void append(const Rows<E>& rows) {
     const bool adjacent = rows.next == rows.dim;
-    const int64_t runs = adjacent ? 1 : heads_, lines = lines_of<E>(adjacent ? heads_ * rows.dim : rows.dim);
-    for (int64_t r = 0; r < rows.count && end_ + runs * lines <= begin_ + most_; ++r)
+    const int64_t runs = adjacent ? 1 : listed_, lines = lines_of<E>(adjacent ? listed_ * rows.dim : rows.dim);
+    for (int64_t r = 0; r < rows.count && end_ - begin_ + runs * lines <= most_; ++r)
       for (int64_t run = 0; run < runs; ++run) {
-        const uintptr_t address = reinterpret_cast<uintptr_t>(rows.at(r) + run * rows.next);
+        const uintptr_t address = reinterpret_cast<uintptr_t>(rows.at(r)) + static_cast<uintptr_t>(run * rows.next) * sizeof(E);
         const int64_t first = static_cast<int64_t>(address - origin_) >> kLineBits;
         if (first != static_cast<int32_t>(first)) return;
         for (int64_t line = 0; line < lines; ++line) *end_++ = static_cast<int32_t>(first + line);
@@ -151,8 +162,9 @@ class Ahead {
   int32_t* until_;  // where this turn ends
   int32_t* end_;
   int64_t heads_, most_, longest_;
+  int64_t asked_ = 1, reach_ = 1, listed_ = 0;  // heads
   int64_t turns_ = 0;          // that are left
-  uintptr_t origin_ = 0;       // the line where k begins
+  uintptr_t origin_;           // the address of the line where k begins
   uintptr_t tensors_[5] = {};  // where k, v, q, grad_out and out lie
   int64_t rate_ = 0;           // lines a step, with so many bits behind the point
 };

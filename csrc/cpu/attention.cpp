@@ -131,14 +131,14 @@ int64_t parts_of_items(const AttentionShape& shape) {
 }
 
 // How much may be asked of memory ahead: a quarter of the second-level cache, as what is asked for and what was asked for
-// before are there together, with the working memory. Where the system does not tell, that of half a MiB is assumed.
+// before are there together, with the working memory; kAhead at least, and where the system does not tell; 1 MiB at most.
 int64_t bytes_ahead() {
   static const int64_t bytes = [] {
     int64_t cache = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return std::clamp<int64_t>(cache > 0 ? cache / 4 : 0, int64_t{128} << 10, int64_t{1} << 20);
+    return std::clamp<int64_t>(cache / 4, kAhead, int64_t{1} << 20);
   }();
   return bytes;
 }

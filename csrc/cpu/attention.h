@@ -7,6 +7,7 @@ namespace eokit {
 
 constexpr int64_t kPanel = 64;   // queries that go through a kernel at once
 constexpr int64_t kBlock = 192;  // keys: 192 x 64 scores are 48 KiB
+constexpr int64_t kAhead = int64_t{128} << 10;  // bytes that are at least asked of memory before they are wanted
 
 // One call: S sequences (the leading dimensions) of H heads; an item is one head of one sequence, heads fastest.
 struct AttentionShape {
@@ -29,7 +30,7 @@ struct AttentionForward {
   Sequences<E> out;
   int64_t parts = 1;     // that the queries of an item are split into; a part of an item is what a thread takes
   bool past_caches = false;  // whether `out` is too large to be read from the caches later
-  int64_t ahead = int64_t{128} << 10;  // bytes that may be asked of memory before they are wanted
+  int64_t ahead = kAhead;  // bytes that may be asked of memory before they are wanted
   float* lse = nullptr;  // (..., H, Lq) contiguous: log of the sum of exp(scores); +inf where no key is valid
 };
 
@@ -43,7 +44,7 @@ struct AttentionBackward {
   const float* lse = nullptr;
   Sequences<E> grad_q, grad_k, grad_v;
   bool past_caches = false;  // whether they are too large to be read from the caches later
-  int64_t ahead = int64_t{128} << 10;
+  int64_t ahead = kAhead;
   Sequences<float> grad_bias;  // is added to, like bias; data == nullptr: not wanted
 };
 

@@ -102,18 +102,19 @@ class Walk {
   int64_t coordinates_[kMaxLeading] = {};
 };
 
-// It is `item`'s turn to ask for rows of the next group of heads, if that comes before `end`: of k and v the rows of valid
-// keys, of the others all. `steps`: how many its loops have.
+// It is `item`'s turn to ask for rows of items before `end`: of k and v the rows of valid keys, of the others all. `steps`:
+// how many its loops have.
 template <class E, class... Others>
 void look_ahead(Ahead& ahead, Walk& coming, int64_t item, int64_t end, int64_t steps, const Sequences<const E>& k,
                 const Sequences<const E>& v, const Others&... others) {
   if (ahead.through()) {
-    const int64_t left = coming.heads_left(item, ahead.heads());
-    if (item + left < end) {
-      const bool others_valid = coming.go_to(item + left);
+    const int64_t next = item + ahead.asked();
+    if (next < end) {
+      const bool others_valid = coming.go_to(next);
+      const int64_t left = coming.heads_left(next, ahead.heads());
       ahead.want(left, others_valid, coming.keys(k), coming.keys(v), coming.queries(others)...);
     } else {
-      ahead.want_nothing(left);
+      ahead.want_nothing();
     }
   }
   ahead.turn(steps);
@@ -279,10 +280,10 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
     const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
     const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
     walk.go_to(item);
-    if (call.parts == 1)
-      look_ahead(ahead, coming, item, end,
-                 steps_of_products<V, O>(1, 1, shape.queries, walk.count(), dim) +
-                     steps_of_softmax<V, O>(shape.queries, walk.count()),
+    if (part + 1 == call.parts)  // the parts before want the same rows once more
+      look_ahead(ahead, coming, item, (end + call.parts - 1) / call.parts,
+                 steps_of_products<V, O>(1, 1, until - start, walk.count(), dim) +
+                     steps_of_softmax<V, O>(until - start, walk.count()),
                  call.k, call.v, call.q);
     float* lse = call.lse + item * shape.queries;
     if (walk.count() == 0) {
