@@ -103,7 +103,7 @@ def verdict(row: dict[str, Any]) -> str:
 
 def differences(a: Report, b: Report) -> list[str]:
     """Facts of the machines that differ and that times depend on."""
-    facts = ("processor", "device", "threads", "torch", "kernels", "glibc_tunables")
+    facts = ("processor", "device", "threads", "torch", "kernels", "freed_memory")
     pairs = [(name, a["machine"].get(name), b["machine"].get(name)) for name in facts]
     return [f"{name}: {x} in A, {y} in B" for name, x, y in pairs if x != y]
 

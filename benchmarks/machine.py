@@ -12,19 +12,19 @@ from typing import Any
 
 from eokit.cores import cores
 from eokit.errors import UsageError
+from eokit.memory import freed_memory
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, cores, load, day, commit, glibc's settings where there are any, versions of Python and `packages`."""
-    tunables = os.environ.get("GLIBC_TUNABLES")
+    """Processor, cores, load, what becomes of freed memory, day, commit, versions of Python and of `packages`."""
     return {
         "processor": processor(),
         "cores": cores(),
         "load": round(os.getloadavg()[0], 1),
+        "freed_memory": freed_memory(),
         "day": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "python": platform.python_version(),
-        **({"glibc_tunables": tunables} if tunables else {}),
     } | {name: metadata.version(name) for name in packages}
 
 

@@ -177,7 +177,7 @@ def text(report: Report) -> str:
         f"{report['benchmark']}: {case_name({key: first[key] for key in first if shared(key, report['rows'])})}",
         f"{facts['processor']}, {facts['device']}, threads: {facts['threads']}, load {facts['load']},"
         f" torch {facts['torch']}",
-        f"kernels: {facts['kernels']}",
+        f"kernels: {facts['kernels']}; freed memory: {facts['freed_memory']}",
         f"this machine copies {roof['copy_gb_per_s']:.4g} GB/s (read and written) and multiplies {gemm}"
         + (f"; it maps new memory at {new:.3g} GB/s" if (new := roof.get("new_memory_gb_per_s")) else ""),
         f"x {report['rows'][0]['ours']}: the median of the ratios within a turn, not the ratio of the medians",

@@ -34,7 +34,8 @@ def _text(report: dict[str, Any]) -> str:
         f"eokit {report['eokit']}, Python {report['python']}, {report['platform']}",
         f"  {machine['executable']}",
         f"machine     {machine['cores']} cores ({machine['torch_threads']} threads in torch),"
-        f" {machine['memory_gib']} GiB memory, {machine['free_disk_gib']} GiB free disk here,"
+        f" {machine['memory_gib']} GiB memory (freed: {machine['freed_memory']}),"
+        f" {machine['free_disk_gib']} GiB free disk here,"
         f" {', '.join(machine['cuda']) or 'no CUDA device'}",
     ]
     for index, (name, version) in enumerate(report["libraries"].items()):

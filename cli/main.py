@@ -13,6 +13,7 @@ import click
 
 from eokit import __version__
 from eokit.errors import EokitError
+from eokit.memory import keep_freed_memory
 from eokit_cli.options import debug_option
 
 VERBS = {
@@ -60,6 +61,7 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one line on stderr and its exit code."""
+    keep_freed_memory()
     asked: dict[str, bool] = {}
     try:
         group.main(prog_name="eokit", standalone_mode=False, obj=asked)

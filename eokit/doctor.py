@@ -18,6 +18,7 @@ from typing import Any
 
 from eokit import __version__
 from eokit.cores import cores
+from eokit.memory import freed_memory
 
 LIBRARIES = {
     "torch": "core",
@@ -75,6 +76,7 @@ def _machine() -> dict[str, Any]:
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "freed_memory": freed_memory(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "executable": sys.executable,

@@ -33,7 +33,15 @@ def toy_report(ms=1.0, spread=0.1, at=(), other=0.5, other_spread=0.0, **machine
         }
         for name, factor, beside in (("ours", 1.0, 0.0), ("other", other, other_spread))
     }
-    facts = {"processor": "toy", "device": "cpu", "threads": 1, "load": 0.0, "torch": "2", "kernels": "none"}
+    facts = {
+        "processor": "toy",
+        "device": "cpu",
+        "threads": 1,
+        "load": 0.0,
+        "freed_memory": "kept",
+        "torch": "2",
+        "kernels": "none",
+    }
     roof = {"copy_gb_per_s": 10.0, "gemm_gflop_per_s": {"float32": 100.0}}
     row = {"at": {"T": 12, "pass": "forward", **dict(at)}, "ours": "ours", "contenders": told}
     report = {
