@@ -10,7 +10,6 @@ import pytest
 
 SETTINGS = ("EOKIT_KEEP_MEMORY", "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 FREE_BLOCKS = """
-import ctypes, sys
 from eokit.memory import freed_memory, keep_freed_memory
 
 def resident():
@@ -18,7 +17,7 @@ def resident():
 
 keep_freed_memory()
 before = resident()
-blocks = [bytearray(b"x") * (64 << 20) for _ in range(4)]
+blocks = [bytearray(b"x") * (60 << 20) for _ in range(4)]
 assert resident() - before > 200 << 20
 del blocks
 print(resident() - before > 200 << 20, freed_memory())
@@ -26,7 +25,7 @@ print(resident() - before > 200 << 20, freed_memory())
 
 
 def freed(**settings: str) -> str:
-    """Whether a process still holds the blocks of 64 MiB that it freed, and what it says of them."""
+    """Whether a process still holds the blocks of 60 MiB that it freed, and what it says of them."""
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     command = [sys.executable, "-c", FREE_BLOCKS]
     done = subprocess.run(command, env=clean | settings, capture_output=True, text=True, check=True)
