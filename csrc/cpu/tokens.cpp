@@ -67,12 +67,32 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
   return sums;
 }
 
+Tensor sum_mapped(Tensor rows, Tensor map, Tensor) {
+  STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
+  check_map(map, "map", "(B, L)", rows);
+  const int64_t batches = map.size(0), places = map.size(1), dim = rows.size(2);
+  const int64_t* from = map.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < batches * places; ++i)
+    STD_TORCH_CHECK(from[i] < rows.size(1), "map: ", from[i], " is outside 0..", rows.size(1) - 1);
+  Tensor sums = torch::stable::new_empty(rows, {places, dim}, ScalarType::Float);
+  if (sums.numel() == 0) return sums;
+  with_elements_of(rows, "rows", [&](auto element) {
+    using E = decltype(element);
+    const SumMapped<E> call{batches, rows.size(1), places, dim, data<E>(rows), from, data<float>(sums)};
+    const auto run = of(kernels().tokens, element).sum_mapped;
+    torch::stable::parallel_for(0, places, std::max<int64_t>(1, 100000 / (dim * std::max<int64_t>(batches, 1))),
+                                [&](int64_t begin, int64_t end) { run(call, begin, end); });
+  });
+  return sums;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(eokit, CPU, m) {
   m.impl("invert_index", TORCH_BOX(&invert_index));
   m.impl("map_rows", TORCH_BOX(&map_rows));
   m.impl("sum_unmapped", TORCH_BOX(&sum_unmapped));
+  m.impl("sum_mapped", TORCH_BOX(&sum_mapped));
 }
 
 }  // namespace eokit

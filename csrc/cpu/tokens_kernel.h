@@ -56,21 +56,37 @@ void map_rows(const MapRows<E>& call, bool past_caches, int64_t begin, int64_t e
   if (streams) V::finish_streams();
 }
 
+// to (D) += row
+template <class V, class E>
+EOKIT_INLINE void add_row(const E* row, int64_t dim, float* to) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= dim; d += V::kWidth) V::store(to + d, V::add(V::load(to + d), V::load(row + d)));
+  for (; d < dim; ++d) to[d] += to_float(row[d]);
+}
+
 template <class V, class E>
 void sum_unmapped(const SumUnmapped<E>& call, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (call.map[i] >= 0) continue;
-    const E* row = call.rows + i * call.dim;
-    int64_t d = 0;
-    for (; d + V::kWidth <= call.dim; d += V::kWidth)
-      V::store(call.sums + d, V::add(V::load(call.sums + d), V::load(row + d)));
-    for (; d < call.dim; ++d) call.sums[d] += to_float(row[d]);
+    add_row<V>(call.rows + i * call.dim, call.dim, call.sums);
+  }
+}
+
+template <class V, class E>
+void sum_mapped(const SumMapped<E>& call, int64_t begin, int64_t end) {
+  for (int64_t l = begin; l < end; ++l) {
+    float* sum = call.sums + l * call.dim;
+    std::fill(sum, sum + call.dim, 0.0f);
+    for (int64_t b = 0; b < call.batches; ++b) {
+      const int64_t from = call.map[b * call.places + l];
+      if (from >= 0) add_row<V>(call.rows + (b * call.rows_of_batch + from) * call.dim, call.dim, sum);
+    }
   }
 }
 
 template <class V, class E>
 constexpr TokenKernelsOf<E> token_kernels_of() {
-  return {map_rows<V, E>, sum_unmapped<V, E>};
+  return {map_rows<V, E>, sum_unmapped<V, E>, sum_mapped<V, E>};
 }
 
 template <class V>

@@ -140,6 +140,11 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   kernels.sum_unmapped({out, map.get(), dim, sums}, 0, batches * rows);
   out.must_be_finite("tokens");
   sums.must_be_finite("tokens, sums");
+  Exact<float> by_place(sources * dim);
+  const auto places = std::make_unique<int64_t[]>(batches * sources);
+  for (int64_t i = 0; i < batches * sources; ++i) places[i] = static_cast<int64_t>(rng() % (rows + 1)) - 1;
+  kernels.sum_mapped({batches, rows, sources, dim, out, places.get(), by_place}, 0, sources);
+  by_place.must_be_finite("tokens, sums by place");
 }
 
 template <class E>

@@ -120,6 +120,8 @@ def test_any_number_of_threads_gives_the_same_bits():
             torch.set_num_threads(threads)
             out = scatter_tokens(visible, index, 2000, mask_token, pos)
             results.append([out, *torch.autograd.grad(out, [visible, mask_token, pos], grad)])
+            gathered = gather_tokens(grad, index, pos)
+            results[-1] += [gathered, *torch.autograd.grad(gathered, [pos], visible.detach())]
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -135,6 +137,26 @@ def test_every_instruction_set(instruction_set_or_skip, name, dtype):
     visible, pos, mask_token = (x.to(dtype) for x in (visible, pos, mask_token))
     ours = scatter_tokens(visible, index, 9, mask_token, pos)
     torch.testing.assert_close(ours, reference.scatter_tokens(visible, index, 9, mask_token, pos))
+    places = torch.ops.eokit.invert_index(index, 9)
+    summed = torch.ops.eokit.sum_mapped(visible, places, index)
+    torch.testing.assert_close(summed, reference.sum_mapped(visible, places, index))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_the_gradient_of_positions_has_one_itself(backend):
+    x, index, pos, grad = leaf(3, 9, 8), choose(3, 9, 4), leaf(9, 8), leaf(3, 4, 8)
+    with use_backend(backend):
+        (ours,) = torch.autograd.grad(gather_tokens(x, index, pos).square(), pos, grad, create_graph=True)
+    (exact,) = torch.autograd.grad(plain_gather(x, index, pos).square(), pos, grad, create_graph=True)
+    weight = torch.randn(9, 8)
+    for second, plain in zip(*(torch.autograd.grad(one, (x, pos, grad), weight) for one in (ours, exact)), strict=True):
+        torch.testing.assert_close(second, plain)
+
+
+@compiled
+def test_sums_of_rows_that_are_not_there_are_refused():
+    with pytest.raises(RuntimeError, match=r"map: 4 is outside 0..3"):
+        torch.ops.eokit.sum_mapped(torch.randn(1, 4, 8), torch.tensor([[0, 4]]), torch.tensor([[0, -1, -1, -1]]))
 
 
 def test_more_than_65535_rows_and_empty_batches():
@@ -155,6 +177,7 @@ def test_the_op_passes_opcheck(scatter):
     torch.library.opcheck(torch.ops.eokit.map_rows.default, arguments)
     torch.library.opcheck(torch.ops.eokit.invert_index.default, (index, 9))
     torch.library.opcheck(torch.ops.eokit.sum_unmapped.default, (torch.randn(2, 9, 8), inverse))
+    torch.library.opcheck(torch.ops.eokit.sum_mapped.default, (leaf(2, 5, 8), inverse, index))
 
 
 @compiled

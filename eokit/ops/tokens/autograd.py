@@ -41,12 +41,18 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
-    to_source = ops.map_rows(grad, back, map, None, None, False) if needs_source or needs_positions else None
+    # Few rows have a source: on a CPU they are summed where they are, not among the zeros of all of them.
+    few = needs_positions and not ctx.by_output and len(ctx.positions_shape) == 2 and grad.device.type == "cpu"
+    by_source = needs_source or (needs_positions and not few)
+    to_source = ops.map_rows(grad, back, map, None, None, False) if by_source else None
     to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
+    if few:
+        to_positions = torch.ops.eokit.sum_mapped(grad, back, map)
     if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
         length, dim = ctx.positions_shape  # a ragged index has the samples one after the other in a row
         to_positions = to_positions.reshape(-1, length, dim).sum(0) if length else grad.new_empty(0, dim)
+        to_positions = to_positions.to(grad.dtype)
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
 
 
@@ -59,6 +65,21 @@ def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 def _backward_of_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     (map,) = ctx.saved_tensors
     return torch.where((map < 0)[..., None], grad.to(ctx.dtype), 0), None
+
+
+def _fake_mapped(rows: Tensor, map: Tensor, back: Tensor) -> Tensor:
+    return rows.new_empty(map.shape[1], rows.shape[-1], dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
+def _setup_mapped(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    rows, _, back = inputs
+    ctx.save_for_backward(back)
+    ctx.dtype = rows.dtype
+
+
+def _backward_of_mapped(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (back,) = ctx.saved_tensors
+    return torch.where((back >= 0)[..., None], grad[back.clamp(min=0)], 0).to(ctx.dtype), None, None
 
 
 for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
@@ -77,4 +98,7 @@ def _map_rows(
 
 library.register("invert_index", reference.invert_index)
 library.register("map_rows", _map_rows, "eokit.ops.tokens.triton")
+torch.library.register_fake("eokit::sum_mapped", _fake_mapped)
+torch.library.register_autograd("eokit::sum_mapped", _backward_of_mapped, setup_context=_setup_mapped)
+library.register("sum_mapped", reference.sum_mapped)
 library.register("sum_unmapped", reference.sum_unmapped, "eokit.ops.tokens.triton")

@@ -34,6 +34,12 @@ def sum_unmapped(rows: Tensor, map: Tensor) -> Tensor:
     return torch.where((map < 0)[..., None], rows.to(wide), 0.0).sum((0, 1))
 
 
+def sum_mapped(rows: Tensor, map: Tensor, back: Tensor) -> Tensor:
+    """rows: (B, R, D), map: int64 (B, L) -> (L, D) at least float32: sums of rows[b, map[b, l]] over b."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return map_rows(rows.to(wide), map, None, None, by_output=False).sum(0)
+
+
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
     """x[b, index[b, k]] + pos[index[b, k]], as `eokit.ops.gather_tokens` says."""
     return map_rows(x, index, None, pos, by_output=False)
