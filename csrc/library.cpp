@@ -20,8 +20,8 @@ STABLE_TORCH_LIBRARY(eokit, m) {
       "map_rows(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor");
   // rows: (B, R, D). map: int64 (B, R) -> float32 (D): the sum of the rows whose map is negative.
   m.def("sum_unmapped(Tensor rows, Tensor map) -> Tensor");
-  // rows: (B, R, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch of rows[b, map[b, l]], nothing where that
-  // is negative. back: int64 (B, R), the way back, which only the gradient takes.
+  // rows: (B, R, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch of rows[b, map[b, l]], nothing where
+  // that is negative. back: int64 (B, R), the way back, which only the gradient takes.
   m.def("sum_mapped(Tensor rows, Tensor map, Tensor back) -> Tensor");
   // x: (P, T, D). queries: (H, D). bias: (S, T, H). positions: (S, T, D / H), all three float32. mask: bool (P, T).
   m.def(

@@ -12,6 +12,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: torch must not start threads for all in each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ.setdefault("EOKIT_KEEP_MEMORY", "0")  # commands called within the tests' process must not change it
+
 # A job in the background ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

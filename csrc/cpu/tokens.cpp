@@ -67,9 +67,11 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
   return sums;
 }
 
-Tensor sum_mapped(Tensor rows, Tensor map, Tensor) {
+Tensor sum_mapped(Tensor rows, Tensor map, Tensor back) {
   STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
   check_map(map, "map", "(B, L)", rows);
+  check_map(back, "back", "(B, R)", rows);
+  STD_TORCH_CHECK(back.size(1) == rows.size(1), "back: expected the rows of `rows`");
   const int64_t batches = map.size(0), places = map.size(1), dim = rows.size(2);
   const int64_t* from = map.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < batches * places; ++i)

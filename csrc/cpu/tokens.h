@@ -14,7 +14,8 @@ struct SumUnmapped {
   float* sums = nullptr;
 };
 
-// sums (L, D) becomes, for the places begin <= l < end, the sum over b of rows (B, R, D) at map (B, L); negative: nothing.
+// sums (L, D) becomes, for the places begin <= l < end, the sum over b of rows (B, R, D) at map (B, L), nothing where
+// that is negative.
 template <class E>
 struct SumMapped {
   int64_t batches = 0, rows_of_batch = 0, places = 0, dim = 0;

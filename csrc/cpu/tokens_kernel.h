@@ -1,6 +1,8 @@
 // Rows of tokens that are picked, filled in and given their positions in one pass; included once per instruction set.
 #pragma once
 
+#include <algorithm>
+
 #include "packing.h"
 #include "tokens.h"
 

@@ -142,15 +142,33 @@ def test_every_instruction_set(instruction_set_or_skip, name, dtype):
     torch.testing.assert_close(summed, reference.sum_mapped(visible, places, index))
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
-def test_the_gradient_of_positions_has_one_itself(backend):
+def test_the_gradient_of_positions_has_one_itself():
     x, index, pos, grad = leaf(3, 9, 8), choose(3, 9, 4), leaf(9, 8), leaf(3, 4, 8)
-    with use_backend(backend):
-        (ours,) = torch.autograd.grad(gather_tokens(x, index, pos).square(), pos, grad, create_graph=True)
+    (ours,) = torch.autograd.grad(gather_tokens(x, index, pos).square(), pos, grad, create_graph=True)
     (exact,) = torch.autograd.grad(plain_gather(x, index, pos).square(), pos, grad, create_graph=True)
     weight = torch.randn(9, 8)
     for second, plain in zip(*(torch.autograd.grad(one, (x, pos, grad), weight) for one in (ours, exact)), strict=True):
         torch.testing.assert_close(second, plain)
+
+
+@pytest.mark.parametrize("size", [(0, 9, 4, 8), (3, 9, 0, 8), (3, 9, 4, 0)])
+def test_no_samples_no_tokens_and_no_features_have_gradients(size):
+    batch, length, count, dim = size
+    x, pos, index = leaf(batch, length, dim), leaf(length, dim), choose(batch, length, count)
+    found = torch.autograd.grad(gather_tokens(x, index, pos).sum(), [x, pos])
+    assert [one.shape for one in found] == [x.shape, pos.shape]
+    assert all(not one.any() for one in found)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_positions_are_summed_in_float32(dtype):
+    x, index, pos = leaf(64, 9, 24, dtype=dtype), choose(64, 9, 5), leaf(9, 24, dtype=dtype)
+    grad = torch.randn(64, 5, 24).to(dtype)
+    with use_backend("cpu"):
+        (ours,) = torch.autograd.grad(gather_tokens(x, index, pos), pos, grad)
+    exact = torch.zeros(9, 24).index_add(0, index.flatten(), grad.float().flatten(0, 1))
+    torch.testing.assert_close(ours, exact.to(dtype))
 
 
 @compiled

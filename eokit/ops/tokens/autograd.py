@@ -1,6 +1,6 @@
 """What torch must know of the token ops beyond their kernels: shapes, gradients, the plain fallback.
 
-Every gradient is one of the same three ops: rows go back by the map that leads the other way.
+Rows go back by the map that leads the other way, or are summed: where they were mapped to, or that were mapped nowhere.
 """
 
 from __future__ import annotations
@@ -41,19 +41,25 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
-    # Few rows have a source: on a CPU they are summed where they are, not among the zeros of all of them.
-    few = needs_positions and not ctx.by_output and len(ctx.positions_shape) == 2 and grad.device.type == "cpu"
-    by_source = needs_source or (needs_positions and not few)
+    shared = needs_positions and len(ctx.positions_shape) == 2
+    # On a CPU the few rows that were gathered are summed where they are. Not so on a GPU, where nothing was measured,
+    # and with a ragged index, whose samples lie one after the other in one row.
+    in_place = shared and not ctx.by_output and grad.device.type == "cpu" and back.shape[1] == ctx.positions_shape[0]
+    by_source = needs_source or (needs_positions and not in_place)
     to_source = ops.map_rows(grad, back, map, None, None, False) if by_source else None
     to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
     to_positions = grad if ctx.by_output else to_source
-    if few:
-        to_positions = torch.ops.eokit.sum_mapped(grad, back, map)
-    if needs_positions and to_positions is not None and len(ctx.positions_shape) == 2:
-        length, dim = ctx.positions_shape  # a ragged index has the samples one after the other in a row
-        to_positions = to_positions.reshape(-1, length, dim).sum(0) if length else grad.new_empty(0, dim)
-        to_positions = to_positions.to(grad.dtype)
+    if in_place:
+        to_positions = torch.ops.eokit.sum_mapped(grad, back, map).to(grad.dtype)
+    elif shared and to_positions is not None:
+        to_positions = _over_samples(to_positions, *ctx.positions_shape)
     return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
+
+
+def _over_samples(rows: Tensor, length: int, dim: int) -> Tensor:
+    """The sum over samples, each of `length` rows; a ragged index has them one after the other in a row."""
+    samples = rows.shape[0] * rows.shape[1] // length if length else 0
+    return rows.reshape(samples, length, dim).sum(0)
 
 
 def _setup_sum(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -79,6 +85,8 @@ def _setup_mapped(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tenso
 
 def _backward_of_mapped(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (back,) = ctx.saved_tensors
+    if not len(grad):  # nothing was mapped
+        return grad.new_zeros(*back.shape, grad.shape[1], dtype=ctx.dtype), None, None
     return torch.where((back >= 0)[..., None], grad[back.clamp(min=0)], 0).to(ctx.dtype), None, None
 
 
