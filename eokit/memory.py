@@ -24,8 +24,8 @@ def keep_freed_memory() -> None:
     """Keep what this process frees for what it needs next.
 
     glibc gives every freed block of 32 MiB and more back to the system, and smaller ones from the end of its heap. A
-    step of training asks for all of it again, and the system clears it page by page: on a CPU a quarter to half of a
-    step's processor time. From now on blocks of up to LARGEST_KEPT stay with the process (M_MMAP_THRESHOLD and
+    step of training asks for all of it again, and the system clears it page by page: on a CPU a fifth to almost half of
+    a step's processor time. From now on blocks of up to LARGEST_KEPT stay with the process (M_MMAP_THRESHOLD and
     M_TRIM_THRESHOLD of mallopt(3)); processes that it starts are not concerned.
 
     It leaves everything as it is without glibc or with another allocator before it, where the environment sets glibc's,

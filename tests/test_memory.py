@@ -12,7 +12,7 @@ import pytest
 from eokit import memory
 
 FREE_BLOCKS = """
-import os, resource
+import resource
 from eokit.memory import freed_memory, keep_freed_memory
 
 def resident():

@@ -28,14 +28,19 @@ Tensor invert_index(Tensor index, int64_t length) {
   return inverse;
 }
 
+// Every row that the map names is one of `rows`.
+void check_places(const Tensor& map, int64_t rows) {
+  const int64_t* from = map.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < map.numel(); ++i)
+    STD_TORCH_CHECK(from[i] < rows, "map: ", from[i], " is outside 0..", rows - 1);
+}
+
 Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, std::optional<Tensor> positions,
                 bool by_output) {
   const MappedTensors given{source, map, fill, positions, by_output};
   given.check();
   const int64_t batches = map.size(0), rows = map.size(1), dim = source.size(2);
-  const int64_t* from = map.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < batches * rows; ++i)
-    STD_TORCH_CHECK(from[i] < source.size(1), "map: ", from[i], " is outside 0..", source.size(1) - 1);
+  check_places(map, source.size(1));
   Tensor out = in_huge_pages(torch::stable::new_empty(source, {batches, rows, dim}));
   if (out.numel() == 0) return out;
 
@@ -68,19 +73,16 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
 }
 
 Tensor sum_mapped(Tensor rows, Tensor map, Tensor back) {
-  STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
+  check_unmapped(rows, back);
   check_map(map, "map", "(B, L)", rows);
-  check_map(back, "back", "(B, R)", rows);
-  STD_TORCH_CHECK(back.size(1) == rows.size(1), "back: expected the rows of `rows`");
+  check_places(map, rows.size(1));
   const int64_t batches = map.size(0), places = map.size(1), dim = rows.size(2);
-  const int64_t* from = map.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < batches * places; ++i)
-    STD_TORCH_CHECK(from[i] < rows.size(1), "map: ", from[i], " is outside 0..", rows.size(1) - 1);
   Tensor sums = torch::stable::new_empty(rows, {places, dim}, ScalarType::Float);
   if (sums.numel() == 0) return sums;
   with_elements_of(rows, "rows", [&](auto element) {
     using E = decltype(element);
-    const SumMapped<E> call{batches, rows.size(1), places, dim, data<E>(rows), from, data<float>(sums)};
+    const SumMapped<E> call{batches, rows.size(1), places, dim, data<E>(rows), map.const_data_ptr<int64_t>(),
+                            data<float>(sums)};
     const auto run = of(kernels().tokens, element).sum_mapped;
     torch::stable::parallel_for(0, places, std::max<int64_t>(1, 100000 / (dim * std::max<int64_t>(batches, 1))),
                                 [&](int64_t begin, int64_t end) { run(call, begin, end); });
