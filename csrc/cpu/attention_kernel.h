@@ -9,7 +9,7 @@
 //              delta = rowsum(dO out) = sum over keys of P^T dP^T
 //              dV = P^T dO,  dK = scale dS^T Q,  dQ = scale dS K,  dbias = dS summed over the sequences that share it
 //
-// Queries go in panels of at most kPanel, keys in blocks of at most kBlock with a running maximum, so that a block of
+// Queries go in panels of at most kPanel or kBackwardPanel, whole registers but for the last, keys in blocks of at most kBlock with a running maximum, so that a block of
 // scores stays in L1/L2 for any length. K, V, Q and dO are packed first: their rows may be far apart in memory (one date
 // of a series is a whole image away from the next), at distances that share a cache set. What they are packed into, and
 // with that the arithmetic of the products, is a policy O (operands.h).
@@ -137,17 +137,17 @@ EOKIT_INLINE BiasBlock<T> block_of(const Sequences<T>& bias, const Walk& walk, i
 }
 
 // S^T (count, panel) of `count` keys, packed as rows, and `length` queries: `queries` holds them transposed, but for the one
-// to four that `last` holds as rows. dP^T comes the same way, of values and the gradients of the output.
-template <class O>
+// to four that `last` holds as rows, which Scores do not compare. dP^T comes the same way, of values and the gradients of
+// the output.
+template <class O, class To>
 EOKIT_INLINE void make_scores(int64_t count, int64_t dim, const float* keys, const float* queries, const float* last,
-                              int64_t length, float* scores, Ahead& ahead) {
+                              int64_t length, const To& scores, Ahead& ahead) {
   using V = typename O::Arithmetic;
-  const int64_t row = O::row_words(dim), panel = round_up(length, V::kWidth), few = few_of<V>(length);
+  const int64_t row = O::row_words(dim), panel = scores.stride, few = few_of<V>(length);
   const int64_t vectors = (length - few + V::kWidth - 1) / V::kWidth;
-  multiply<V, Layout::kRows>({count, vectors, words<O>(dim), keys, row, queries, panel},
-                             Matrix<V>{scores, panel, false}, ahead);
+  multiply<V, Layout::kRows>({count, vectors, words<O>(dim), keys, row, queries, panel}, scores, ahead);
   if constexpr (V::kFew > 0)
-    if (few > 0) multiply_few<V>(count, row, keys, row, last, scores + length - few, panel, ahead);
+    if (few > 0) multiply_few<V>(count, row, keys, row, last, scores.data + length - few, panel, ahead);
 }
 
 // Sums of a product that end as rows of results: at once, or if others come before (`accumulate`) or behind (not `last`),
@@ -181,29 +181,40 @@ float add_bias(float* scores, int64_t keys, int64_t panel, float scale, const Bi
   return 1.0f;
 }
 
+// Of every query from `first` on the score that `scale` makes the largest.
+template <class V>
+void find_highest(const float* scores, int64_t keys, int64_t panel, int64_t first, float scale, float* highest) {
+  using Reg = typename V::Reg;
+  const Reg sign = V::set(scale < 0.0f ? -1.0f : 1.0f);
+  for (int64_t c = first; c < panel; c += V::kWidth) {
+    const float* column = scores + c;
+    Reg m0 = V::set(std::numeric_limits<float>::lowest()), m1 = m0;  // two chains hide half of the latency
+    int64_t j = 0;
+    for (; j + 1 < keys; j += 2) {
+      m0 = V::max(m0, V::mul(sign, V::load(column + j * panel)));
+      m1 = V::max(m1, V::mul(sign, V::load(column + (j + 1) * panel)));
+    }
+    if (j < keys) m0 = V::max(m0, V::mul(sign, V::load(column + j * panel)));
+    V::store(highest + c, V::mul(sign, V::max(m0, m1)));
+  }
+}
+
 // One block of scores S^T (keys, panel) becomes P^T = exp(scale S^T - maximum), packed as O has it for a product over
-// keys. `maximum` and `sum` (panel) run over the blocks; `decay` gets what earlier results must be multiplied with
-// because the maximum rose.
+// keys; `highest` are the scores that `scale` makes the largest. `maximum` and `sum` (panel) run over the blocks; `decay`
+// gets what earlier results must be multiplied with because the maximum rose.
 template <class V, class O>
-void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, float* maximum, float* sum, float* decay,
-                   Ahead& ahead) {
+void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, const float* highest, float* maximum,
+                   float* sum, float* decay, Ahead& ahead) {
   using Reg = typename V::Reg;
   const Reg factor = V::set(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     float* column = scores + c;
-    const Reg before = V::load(maximum + c);
-    Reg m0 = before, m1 = before;  // two chains hide half of the latency
-    int64_t j = 0;
-    for (; j + 1 < keys; j += 2) {
-      m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
-      m1 = V::max(m1, V::mul(factor, V::load(column + (j + 1) * panel)));
-    }
-    if (j < keys) m0 = V::max(m0, V::mul(factor, V::load(column + j * panel)));
-    const Reg highest = V::max(m0, m1), shift = V::sub(V::zero(), highest);
+    const Reg before = V::load(maximum + c), now = V::max(before, V::mul(factor, V::load(highest + c)));
+    const Reg shift = V::sub(V::zero(), now);
     const Reg fading = exp<V>(V::add(before, shift));
     Reg total = V::zero();
     const Ahead::Share next = ahead.share(words<O>(keys));
-    for (j = 0; j < keys; j += O::kDepth) {
+    for (int64_t j = 0; j < keys; j += O::kDepth) {
       next.ask(j / O::kDepth);
       Reg p[O::kDepth];
       for (int64_t d = 0; d < O::kDepth; ++d) {
@@ -212,7 +223,7 @@ void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, floa
       }
       O::put_keys(column + j / O::kDepth * panel, p);
     }
-    V::store(maximum + c, highest);
+    V::store(maximum + c, now);
     V::store(sum + c, V::fma(V::load(sum + c), fading, total));
     V::store(decay + c, fading);
   }
@@ -259,7 +270,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   const int64_t rows = 2 * shape.keys + shape.queries;
   const int64_t group = Ahead::heads_of_group<E>(rows, dim, shape.heads, call.ahead);
   const int64_t for_ahead = Ahead::floats<E>(rows, dim, group, call.ahead, longest);
-  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 3) + V::kFew * row + 4 * shape.keys +
+  Scratch scratch(shape.keys * (row + width) + wide * (dim + block + width + 4) + V::kFew * row + 4 * shape.keys +
                   for_ahead);
   Walk walk(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
   Walk coming(shape, call.mask, reinterpret_cast<int64_t*>(scratch.take(2 * shape.keys)));
@@ -269,16 +280,21 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* last = scratch.take(V::kFew * row);            // the queries that Qt leaves out
   float* scores = scratch.take(block * wide);
   float* out = scratch.take(wide * width);
+  float* highest = scratch.take(wide);
   float* maximum = scratch.take(wide);
   float* sum = scratch.take(wide);
   float* decay = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), group, call.ahead, longest);
 
-  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length
+  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length, whole registers but for the last
+  const auto begin_of = [&](int64_t panel) {
+    const int64_t query = round_up(panel * shape.queries / panels, V::kWidth);
+    return query < shape.queries ? query : shape.queries;
+  };
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t item = unit / call.parts, part = unit % call.parts;
     const int64_t panel_begin = part * panels / call.parts, panel_end = (part + 1) * panels / call.parts;
-    const int64_t start = panel_begin * shape.queries / panels, until = panel_end * shape.queries / panels;
+    const int64_t start = begin_of(panel_begin), until = begin_of(panel_end);
     walk.go_to(item);
     if (part + 1 == call.parts)  // the parts before want the same rows once more
       look_ahead(ahead, coming, item, (end + call.parts - 1) / call.parts,
@@ -294,7 +310,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
     O::pack_rows(walk.keys(call.k), keys);
     O::pack_lanes(walk.keys(call.v), values);
     for (int64_t index = panel_begin; index < panel_end; ++index) {
-      const int64_t first = index * shape.queries / panels, length = (index + 1) * shape.queries / panels - first;
+      const int64_t first = begin_of(index), length = begin_of(index + 1) - first;
       const int64_t panel = round_up(length, V::kWidth), few = few_of<V>(length);
       const auto q = walk.queries(call.q, first, length);
       if constexpr (sizeof(E) == sizeof(float))
@@ -306,9 +322,12 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t i = 0; i < panel; ++i) maximum[i] = std::numeric_limits<float>::lowest(), sum[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
-        make_scores<O>(count, dim, keys + key * row, queries, last, length, scores, ahead);
+        for (int64_t i = 0; i < panel; ++i) highest[i] = std::numeric_limits<float>::lowest();
+        make_scores<O>(count, dim, keys + key * row, queries, last, length, Scores<Arithmetic>{scores, panel, highest}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
-        softmax_block<V, O>(scores, count, panel, scale, maximum, sum, decay, ahead);
+        const int64_t found = call.bias.data != nullptr || scale < 0.0f ? 0 : few > 0 ? panel - V::kWidth : panel;
+        find_highest<V>(scores, count, panel, found, scale, highest);
+        softmax_block<V, O>(scores, count, panel, scale, highest, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         const bool last_block = key + count == walk.count();
         if (last_block)  // `decay` becomes what `results` are multiplied with
@@ -386,7 +405,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
   using Arithmetic = typename O::Arithmetic;
   const AttentionShape& shape = call.shape;
   const int64_t dim = shape.dim, width = round_up(dim, V::kWidth), row = O::row_words(dim), columns = width / V::kWidth;
-  const int64_t wide = shape.queries < kPanel ? round_up(shape.queries, V::kWidth) : kPanel;
+  const int64_t wide = shape.queries < kBackwardPanel ? round_up(shape.queries, V::kWidth) : kBackwardPanel;
   const int64_t block = shape.keys < kBlock ? shape.keys : kBlock;
   const int64_t longest = longest_loop<O>(dim, block, wide);
   const int64_t rows = 2 * shape.keys + 3 * shape.queries;
@@ -447,7 +466,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
     const Results<V, E> to_k(walk.keys(call.grad_k), &shape.scale, 0, call.past_caches);
     const Results<V, E> to_v(walk.keys(call.grad_v), &one, 0, call.past_caches);
     for (int64_t first = 0, length; first < shape.queries; first += length) {
-      length = next_part(shape.queries - first, kPanel);
+      length = next_part(shape.queries - first, kBackwardPanel, V::kWidth);
       const int64_t panel = round_up(length, V::kWidth), depth = words<O>(length);
       const Results<V, E> to_q(walk.queries(call.grad_q, first, length), &shape.scale, 0, call.past_caches);
       const auto grad_out = walk.queries(call.grad_out, first, length);
@@ -459,8 +478,8 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         const float *k = keys + key * row, *v = values + key * row, *lanes = key_lanes + words<O>(key) * width;
-        make_scores<O>(count, dim, k, queries_t, last_queries, length, scores, ahead);
-        make_scores<O>(count, dim, v, grads_t, last_grads, length, slopes, ahead);
+        make_scores<O>(count, dim, k, queries_t, last_queries, length, Matrix<Arithmetic>{scores, panel, false}, ahead);
+        make_scores<O>(count, dim, v, grads_t, last_grads, length, Matrix<Arithmetic>{slopes, panel, false}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         softmax_gradient<V, O>(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr,
                                block_of(call.grad_bias, walk, key, first, length));

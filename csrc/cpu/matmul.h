@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "../common/strided.h"
 
@@ -20,9 +19,12 @@ struct Product {
   int64_t ldb;
 };
 
-// Where the sums of a block go: here into working memory; Results (packing.h) has the same functions.
+// Where the sums of a block go: here into working memory; Results (packing.h) has the same functions. kTall: whether blocks
+// of many rows go there too.
 template <class V>
 struct Matrix {
+  static constexpr bool kTall = true;
+
   float* data;
   int64_t stride;
   bool accumulate;
@@ -43,6 +45,31 @@ struct Matrix {
   }
 };
 
+// The same for scores: on its way every column's largest is found, highest[n] among them.
+template <class V>
+struct Scores {
+  static constexpr bool kTall = true;
+
+  float* data;
+  int64_t stride;
+  float* highest;
+
+  EOKIT_INLINE Scores from(int64_t row, int64_t vector) const {
+    return {data + row * stride + vector * V::kWidth, stride, highest + vector * V::kWidth};
+  }
+  template <int R, int N>
+  EOKIT_INLINE void put(const typename V::Reg (&block)[R][N]) const {
+    Matrix<V>{data, stride, false}.put(block);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      typename V::Reg most = V::load(highest + n * V::kWidth);
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m) most = V::max(most, block[m][n]);
+      V::store(highest + n * V::kWidth, most);
+    }
+  }
+};
+
 // A product gives every step the chance to ask memory for something (ahead.h); this asks for nothing.
 struct NothingAhead {
   struct Share {
@@ -53,12 +80,17 @@ struct NothingAhead {
 
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
 // running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
-// kLda is lda, or 0 if that is only known at run time.
+// kLda is lda, or 0 if that is only known at run time: every third row of A then has a pointer, from which lda and twice lda
+// reach the others. With a pointer for each row, as the compiler would have it, the processor runs out of registers.
 template <class V, Layout L, int R, int N, int kLda, class To, class Share>
 void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, const float* __restrict b, int64_t ldb,
                     const To& to, const Share& next) {
   using Reg = typename V::Reg;
+  constexpr bool kPointers = L == Layout::kRows && kLda == 0;
   const int64_t lda = kLda != 0 ? kLda : any_lda;
+  const float* third[(R + 2) / 3];
+#pragma GCC unroll 16
+  for (int i = 0; i < (R + 2) / 3; ++i) third[i] = a + 3 * i * lda;
   Reg sum[R][N];
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
@@ -66,15 +98,23 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, c
     for (int n = 0; n < N; ++n) sum[m][n] = V::zero();
   for (int64_t k = 0; k < depth; ++k) {
     next.ask(k);
+    if constexpr (kPointers)
+#pragma GCC unroll 16
+      for (const float*& row : third) asm("" : "+r"(row));  // hides that one can be reached from another
     Reg column[N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) column[n] = V::load(b + k * ldb + n * V::kWidth);
 #pragma GCC unroll 16
     for (int m = 0; m < R; ++m) {
-      const Reg factor = V::set(L == Layout::kRows ? a[m * lda + k] : a[k * lda + m]);
+      const Reg factor = V::set(kPointers              ? third[m / 3][m % 3 * lda]
+                                : L == Layout::kRows ? a[m * lda + k]
+                                                     : a[k * lda + m]);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) sum[m][n] = V::fma(factor, column[n], sum[m][n]);
     }
+    if constexpr (kPointers)
+#pragma GCC unroll 16
+      for (const float*& row : third) ++row;
   }
   to.put(sum);
 }
@@ -112,7 +152,7 @@ EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const floa
   if constexpr (N > 0) {
     if (vectors < N)
       multiply_vectors<V, L, N - 1>(vectors, p, b, to, ahead);
-    else if constexpr (L == Layout::kColumns || !std::is_same_v<To, Matrix<V>>)
+    else if constexpr (L == Layout::kColumns || !To::kTall)
       multiply_strip<V, L, N, 0>(p, b, to, ahead);
     else if (p.lda == 32)
       multiply_strip<V, L, N, 32>(p, b, to, ahead);
