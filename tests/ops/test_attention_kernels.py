@@ -45,6 +45,20 @@ def test_peaked_weights_are_as_exact_as_torch(instruction_set, name, dtype, keys
     assert_as_exact_as_torch(case, "cpu", dtype)
 
 
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(36, 61), (100, 400)])
+def test_a_negative_scale_finds_the_highest_score_too(instruction_set, name, biased, queries, keys):
+    """Scores of several hundred, whose weights would not be finite if the lowest one were taken for the highest."""
+    instruction_set(name)
+    case = make_case(queries, keys, 16, bias=biased)
+    q, k = 20 * case.q, 20 * case.k
+    negative, positive = (
+        attention(sign * q, k, case.v, bias=case.bias, scale=sign * 0.25, backend="cpu") for sign in (-1, 1)
+    )
+    torch.testing.assert_close(negative, positive, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", [name for name in INSTRUCTION_SETS if name != "avx512_bf16"])
 @pytest.mark.parametrize("low", [-1e10, -1e30, torch.finfo(torch.float32).min])
 @pytest.mark.parametrize(("keys", "rows"), [(36, slice(3, 4)), (400, slice(None))], ids=["a query", "first keys"])
