@@ -52,10 +52,9 @@ def test_a_negative_scale_finds_the_highest_score_too(instruction_set, name, bia
     """Scores of several hundred, whose weights would not be finite if the lowest one were taken for the highest."""
     instruction_set(name)
     case = make_case(queries, keys, 16, bias=biased)
-    q, k = 20 * case.q, 20 * case.k
-    negative, positive = (
-        attention(sign * q, k, case.v, bias=case.bias, scale=sign * 0.25, backend="cpu") for sign in (-1, 1)
-    )
+    q, k, v = 20 * case.q.float(), 20 * case.k.float(), case.v.float()
+    bias = case.bias.float() if biased else None
+    negative, positive = (attention(sign * q, k, v, bias=bias, scale=sign * 0.25, backend="cpu") for sign in (-1, 1))
     torch.testing.assert_close(negative, positive, rtol=1e-4, atol=1e-5)
 
 
