@@ -23,6 +23,8 @@ STABLE_TORCH_LIBRARY(eokit, m) {
   // rows: (B, R, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch of rows[b, map[b, l]], nothing where
   // that is negative. back: int64 (B, R), the way back, which only the gradient takes.
   m.def("sum_mapped(Tensor rows, Tensor map, Tensor back) -> Tensor");
+  // rows: (B, L, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch, and (D): as sum_unmapped has it.
+  m.def("sum_grid(Tensor rows, Tensor map) -> (Tensor over_batch, Tensor unmapped)");
   // x: (P, T, D). queries: (H, D). bias: (S, T, H). positions: (S, T, D / H), all three float32. mask: bool (P, T).
   m.def(
       "pool_forward(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> (Tensor out, Tensor lse)");

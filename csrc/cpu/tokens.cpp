@@ -90,6 +90,25 @@ Tensor sum_mapped(Tensor rows, Tensor map, Tensor back) {
   return sums;
 }
 
+std::tuple<Tensor, Tensor> sum_grid(Tensor rows, Tensor map) {
+  check_unmapped(rows, map);
+  const int64_t batches = rows.size(0), places = rows.size(1), dim = rows.size(2);
+  Tensor over_batch = torch::stable::new_empty(rows, {places, dim}, ScalarType::Float);
+  Tensor unmapped = torch::stable::new_empty(rows, {dim}, ScalarType::Float);
+  with_elements_of(rows, "rows", [&](auto element) {
+    using E = decltype(element);
+    const SumGrid<E> call{batches, places, dim, data<E>(rows), map.const_data_ptr<int64_t>(), data<float>(over_batch),
+                          nullptr};
+    const auto run = of(kernels().tokens, element).sum_grid;
+    sum_in_parts(places, dim, data<float>(unmapped), [&](float* part, int64_t begin, int64_t end) {
+      SumGrid<E> mine = call;
+      mine.unmapped = part;
+      run(mine, begin, end);
+    });
+  });
+  return {over_batch, unmapped};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(eokit, CPU, m) {
@@ -97,6 +116,7 @@ STABLE_TORCH_LIBRARY_IMPL(eokit, CPU, m) {
   m.impl("map_rows", TORCH_BOX(&map_rows));
   m.impl("sum_unmapped", TORCH_BOX(&sum_unmapped));
   m.impl("sum_mapped", TORCH_BOX(&sum_mapped));
+  m.impl("sum_grid", TORCH_BOX(&sum_grid));
 }
 
 }  // namespace eokit

@@ -34,18 +34,22 @@ EOKIT_INLINE void put_row(const E* a, const E* b, int64_t dim, E* to) {
   }
 }
 
+// Rows lie anywhere, so that they are asked for early.
+template <class E>
+EOKIT_INLINE void ask_for_row(const E* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + d, 0, 2);
+}
+
 template <class V, class E>
 void map_rows(const MapRows<E>& call, bool past_caches, int64_t begin, int64_t end) {
-  constexpr int64_t kAhead = 4;  // rows of the source that are asked for early: they lie anywhere
+  constexpr int64_t kAhead = 4;
   const int64_t dim = call.dim;
   const bool streams = past_caches && are_lines(call.out, dim);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t b = i / call.rows, r = i % call.rows, from = call.map[i];
     const E* row = from < 0 ? call.fill : call.source + b * call.source_batch + from * call.source_row;
-    if (i + kAhead < end && r + kAhead < call.rows && call.map[i + kAhead] >= 0) {
-      const E* later = call.source + b * call.source_batch + call.map[i + kAhead] * call.source_row;
-      for (int64_t d = 0; d < dim; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(later + d, 0, 2);
-    }
+    if (i + kAhead < end && r + kAhead < call.rows && call.map[i + kAhead] >= 0)
+      ask_for_row(call.source + b * call.source_batch + call.map[i + kAhead] * call.source_row, dim);
     E* to = call.out + i * dim;
     const int64_t place = (call.by_output ? r : from) % call.positions_rows;
     const E* position =
@@ -86,9 +90,38 @@ void sum_mapped(const SumMapped<E>& call, int64_t begin, int64_t end) {
   }
 }
 
+// to (D) += row, and also (D) += row
+template <class V, class E>
+EOKIT_INLINE void add_row_to_both(const E* row, int64_t dim, float* to, float* also) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= dim; d += V::kWidth) {
+    const typename V::Reg x = V::load(row + d);
+    V::store(to + d, V::add(V::load(to + d), x));
+    V::store(also + d, V::add(V::load(also + d), x));
+  }
+  for (; d < dim; ++d) to[d] += to_float(row[d]), also[d] += to_float(row[d]);
+}
+
+template <class V, class E>
+void sum_grid(const SumGrid<E>& call, int64_t begin, int64_t end) {
+  const auto row_at = [&](int64_t b, int64_t l) { return call.rows + (b * call.places + l) * call.dim; };
+  for (int64_t l = begin; l < end; ++l) {
+    float* sum = call.over_batch + l * call.dim;
+    std::fill(sum, sum + call.dim, 0.0f);
+    for (int64_t b = 0; b < call.batches; ++b) {
+      const bool last = b + 1 == call.batches;
+      if (!last || l + 1 < end) ask_for_row(last ? row_at(0, l + 1) : row_at(b + 1, l), call.dim);
+      if (call.map[b * call.places + l] < 0)
+        add_row_to_both<V>(row_at(b, l), call.dim, sum, call.unmapped);
+      else
+        add_row<V>(row_at(b, l), call.dim, sum);
+    }
+  }
+}
+
 template <class V, class E>
 constexpr TokenKernelsOf<E> token_kernels_of() {
-  return {map_rows<V, E>, sum_unmapped<V, E>, sum_mapped<V, E>};
+  return {map_rows<V, E>, sum_unmapped<V, E>, sum_mapped<V, E>, sum_grid<V, E>};
 }
 
 template <class V>

@@ -39,6 +39,7 @@ SCHEMAS = {
     "map_rows": "(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor",
     "sum_unmapped": "(Tensor rows, Tensor map) -> Tensor",
     "sum_mapped": "(Tensor rows, Tensor map, Tensor back) -> Tensor",
+    "sum_grid": "(Tensor rows, Tensor map) -> (Tensor over_batch, Tensor unmapped)",
     "pool_forward": "(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> "
     "(Tensor out, Tensor lse)",
     "pool_backward": "(Tensor grad_out, Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask, "

@@ -145,6 +145,10 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   for (int64_t i = 0; i < batches * sources; ++i) places[i] = static_cast<int64_t>(rng() % (rows + 1)) - 1;
   kernels.sum_mapped({batches, rows, sources, dim, out, places.get(), by_place}, 0, sources);
   by_place.must_be_finite("tokens, sums by place");
+  Exact<float> over_batch(rows * dim);
+  kernels.sum_grid({batches, rows, dim, out, map.get(), over_batch, sums}, 0, rows);
+  over_batch.must_be_finite("tokens, sums over the batch");
+  sums.must_be_finite("tokens, sums beside them");
 }
 
 template <class E>

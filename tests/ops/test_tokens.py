@@ -140,14 +140,26 @@ def test_every_instruction_set(instruction_set_or_skip, name, dtype):
     places = torch.ops.eokit.invert_index(index, 9)
     summed = torch.ops.eokit.sum_mapped(visible, places, index)
     torch.testing.assert_close(summed, reference.sum_mapped(visible, places, index))
+    torch.testing.assert_close(torch.ops.eokit.sum_grid(ours, places), reference.sum_grid(ours, places))
 
 
-def test_the_gradient_of_positions_has_one_itself():
+def test_the_gradients_of_gathering_have_some_themselves():
     x, index, pos, grad = leaf(3, 9, 8), choose(3, 9, 4), leaf(9, 8), leaf(3, 4, 8)
-    (ours,) = torch.autograd.grad(gather_tokens(x, index, pos).square(), pos, grad, create_graph=True)
-    (exact,) = torch.autograd.grad(plain_gather(x, index, pos).square(), pos, grad, create_graph=True)
-    weight = torch.randn(9, 8)
-    for second, plain in zip(*(torch.autograd.grad(one, (x, pos, grad), weight) for one in (ours, exact)), strict=True):
+    assert_same_second_gradients(gather_tokens(x, index, pos), plain_gather(x, index, pos), [pos], [x, pos], grad)
+
+
+def test_the_gradients_of_scattering_have_some_themselves():
+    visible, index, mask_token, pos, grad = leaf(3, 4, 8), choose(3, 9, 4), leaf(8), leaf(9, 8), leaf(3, 9, 8)
+    ours, exact = (f(visible, index, 9, mask_token, pos) for f in (scatter_tokens, plain_scatter))
+    assert_same_second_gradients(ours, exact, [mask_token, pos], [visible, mask_token, pos], grad)
+
+
+def assert_same_second_gradients(ours, exact, inputs, leaves, grad):
+    """Those of the gradients of a square with respect to `inputs`."""
+    ours, exact = (torch.autograd.grad(out.square(), inputs, grad, create_graph=True) for out in (ours, exact))
+    weights = [torch.randn_like(x) for x in inputs]
+    pairs = zip(*(torch.autograd.grad(first, [*leaves, grad], weights) for first in (ours, exact)), strict=True)
+    for second, plain in pairs:
         torch.testing.assert_close(second, plain)
 
 
@@ -158,6 +170,12 @@ def test_no_samples_no_tokens_and_no_features_have_gradients(size):
     found = torch.autograd.grad(gather_tokens(x, index, pos).sum(), [x, pos])
     assert [one.shape for one in found] == [x.shape, pos.shape]
     assert all(not one.any() for one in found)
+    visible, mask_token = leaf(batch, count, dim), leaf(dim)
+    out = scatter_tokens(visible, index, length, mask_token, pos)
+    found = torch.autograd.grad(out.sum(), [visible, mask_token, pos])
+    assert [one.shape for one in found] == [visible.shape, mask_token.shape, pos.shape]
+    assert (found[1] == batch * (length - count)).all()
+    assert (found[2] == batch).all()
 
 
 @compiled
@@ -169,6 +187,13 @@ def test_gradients_of_positions_are_summed_in_float32(dtype):
         (ours,) = torch.autograd.grad(gather_tokens(x, index, pos), pos, grad)
     exact = torch.zeros(9, 24).index_add(0, index.flatten(), grad.float().flatten(0, 1))
     torch.testing.assert_close(ours, exact.to(dtype))
+    mask_token, grad = leaf(24, dtype=dtype), torch.randn(64, 9, 24).to(dtype)
+    with use_backend("cpu"):
+        out = scatter_tokens(x[:, :5], index, 9, mask_token, pos)
+        to_mask_token, to_pos = torch.autograd.grad(out, [mask_token, pos], grad)
+    torch.testing.assert_close(to_pos, grad.float().sum(0).to(dtype))
+    hidden = torch.ones(64, 9).scatter(1, index, 0)[..., None]
+    torch.testing.assert_close(to_mask_token, (hidden * grad.float()).sum((0, 1)).to(dtype))
 
 
 @compiled
@@ -196,6 +221,7 @@ def test_the_op_passes_opcheck(scatter):
     torch.library.opcheck(torch.ops.eokit.invert_index.default, (index, 9))
     torch.library.opcheck(torch.ops.eokit.sum_unmapped.default, (torch.randn(2, 9, 8), inverse))
     torch.library.opcheck(torch.ops.eokit.sum_mapped.default, (leaf(2, 5, 8), inverse, index))
+    torch.library.opcheck(torch.ops.eokit.sum_grid.default, (leaf(2, 9, 8), inverse))
 
 
 @compiled

@@ -41,19 +41,30 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
+    to_source = to_fill = to_positions = None
     shared = needs_positions and len(ctx.positions_shape) == 2
-    # On a CPU the few rows that were gathered are summed where they are. Not so on a GPU, where nothing was measured,
-    # and with a ragged index, whose samples lie one after the other in one row.
-    in_place = shared and not ctx.by_output and grad.device.type == "cpu" and back.shape[1] == ctx.positions_shape[0]
-    by_source = needs_source or (needs_positions and not in_place)
-    to_source = ops.map_rows(grad, back, map, None, None, False) if by_source else None
-    to_fill = ops.sum_unmapped(grad, map).to(ctx.fill_dtype) if needs_fill else None
-    to_positions = grad if ctx.by_output else to_source
-    if in_place:
-        to_positions = torch.ops.eokit.sum_mapped(grad, back, map).to(grad.dtype)
-    elif shared and to_positions is not None:
-        to_positions = _over_samples(to_positions, *ctx.positions_shape)
-    return to_source if needs_source else None, None, None, to_fill, to_positions if needs_positions else None, None
+    if shared and _sums_in_place(ctx, grad, map if ctx.by_output else back):
+        if ctx.by_output:
+            to_positions, to_fill = torch.ops.eokit.sum_grid(grad, map)
+        else:
+            to_positions = torch.ops.eokit.sum_mapped(grad, back, map)
+        to_positions = to_positions.to(grad.dtype)
+    if needs_source or (needs_positions and to_positions is None and not ctx.by_output):
+        to_source = ops.map_rows(grad, back, map, None, None, False)
+    if needs_fill:
+        to_fill = (ops.sum_unmapped(grad, map) if to_fill is None else to_fill).to(ctx.fill_dtype)
+    if needs_positions and to_positions is None:
+        to_positions = grad if ctx.by_output else to_source
+        to_positions = _over_samples(to_positions, *ctx.positions_shape) if shared else to_positions
+    return to_source if needs_source else None, None, None, to_fill if needs_fill else None, to_positions, None
+
+
+def _sums_in_place(ctx: Any, grad: Tensor, places: Tensor) -> bool:
+    """Whether gradients of shared positions are summed where the rows are, which reads them once less.
+
+    Not so on a GPU, where nothing was measured, and with a ragged index, whose samples follow each other in a row.
+    """
+    return grad.device.type == "cpu" and places.shape[1] == ctx.positions_shape[0]
 
 
 def _over_samples(rows: Tensor, length: int, dim: int) -> Tensor:
@@ -90,6 +101,20 @@ def _backward_of_mapped(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return torch.where((back >= 0)[..., None], grad[back.clamp(min=0)], 0).to(ctx.dtype), None, None
 
 
+def _fake_grid(rows: Tensor, map: Tensor) -> tuple[Tensor, Tensor]:
+    unmapped = _fake_sum(rows, map)
+    return unmapped.new_empty(rows.shape[1:]), unmapped
+
+
+def _setup_grid(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    _setup_sum(ctx, inputs, output[1])
+
+
+def _backward_of_grid(ctx: Any, over_batch: Tensor, unmapped: Tensor) -> tuple[Tensor, None]:
+    (map,) = ctx.saved_tensors
+    return (over_batch + torch.where((map < 0)[..., None], unmapped, 0)).to(ctx.dtype), None
+
+
 for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
     torch.library.register_fake(f"{_ops.name}::invert_index", _fake_invert)
     torch.library.register_fake(f"{_ops.name}::map_rows", _fake_map)
@@ -109,4 +134,7 @@ library.register("map_rows", _map_rows, "eokit.ops.tokens.triton")
 torch.library.register_fake("eokit::sum_mapped", _fake_mapped)
 torch.library.register_autograd("eokit::sum_mapped", _backward_of_mapped, setup_context=_setup_mapped)
 library.register("sum_mapped", reference.sum_mapped)
+torch.library.register_fake("eokit::sum_grid", _fake_grid)
+torch.library.register_autograd("eokit::sum_grid", _backward_of_grid, setup_context=_setup_grid)
+library.register("sum_grid", reference.sum_grid)
 library.register("sum_unmapped", reference.sum_unmapped, "eokit.ops.tokens.triton")

@@ -40,6 +40,12 @@ def sum_mapped(rows: Tensor, map: Tensor, back: Tensor) -> Tensor:
     return map_rows(rows.to(wide), map, None, None, by_output=False).sum(0)
 
 
+def sum_grid(rows: Tensor, map: Tensor) -> tuple[Tensor, Tensor]:
+    """rows: (B, L, D), map: int64 (B, L) -> (L, D), the sum over b, and (D), as `sum_unmapped`; at least float32."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.to(wide).sum(0), sum_unmapped(rows, map)
+
+
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
     """x[b, index[b, k]] + pos[index[b, k]], as `eokit.ops.gather_tokens` says."""
     return map_rows(x, index, None, pos, by_output=False)
