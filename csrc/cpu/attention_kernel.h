@@ -9,10 +9,10 @@
 //              delta = rowsum(dO out) = sum over keys of P^T dP^T
 //              dV = P^T dO,  dK = scale dS^T Q,  dQ = scale dS K,  dbias = dS summed over the sequences that share it
 //
-// Queries go in panels of at most kPanel or kBackwardPanel, whole registers but for the last, keys in blocks of at most kBlock with a running maximum, so that a block of
-// scores stays in L1/L2 for any length. K, V, Q and dO are packed first: their rows may be far apart in memory (one date
-// of a series is a whole image away from the next), at distances that share a cache set. What they are packed into, and
-// with that the arithmetic of the products, is a policy O (operands.h).
+// Queries go in panels of at most kPanel or kBackwardPanel, whole registers but for the last, keys in blocks of at most
+// kBlock with a running maximum, so that a block of scores stays in L1/L2 for any length. K, V, Q and dO are packed first:
+// their rows may be far apart in memory (one date of a series is a whole image away from the next), at distances that share
+// a cache set. What they are packed into, and with that the arithmetic of the products, is a policy O (operands.h).
 #pragma once
 
 #include <cmath>
@@ -286,8 +286,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* decay = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), group, call.ahead, longest);
 
-  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;  // of nearly equal length, whole registers but for the last
-  const auto begin_of = [&](int64_t panel) {
+  const int64_t panels = (shape.queries + kPanel - 1) / kPanel;
+  const auto begin_of = [&](int64_t panel) {  // of nearly equal length
     const int64_t query = round_up(panel * shape.queries / panels, V::kWidth);
     return query < shape.queries ? query : shape.queries;
   };
@@ -323,7 +323,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         for (int64_t i = 0; i < panel; ++i) highest[i] = std::numeric_limits<float>::lowest();
-        make_scores<O>(count, dim, keys + key * row, queries, last, length, Scores<Arithmetic>{scores, panel, highest}, ahead);
+        const Scores<Arithmetic> block_of_scores{scores, panel, highest};
+        make_scores<O>(count, dim, keys + key * row, queries, last, length, block_of_scores, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         const int64_t found = call.bias.data != nullptr || scale < 0.0f ? 0 : few > 0 ? panel - V::kWidth : panel;
         find_highest<V>(scores, count, panel, found, scale, highest);

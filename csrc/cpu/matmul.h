@@ -19,11 +19,10 @@ struct Product {
   int64_t ldb;
 };
 
-// Where the sums of a block go: here into working memory; Results (packing.h) has the same functions. kTall: whether blocks
-// of many rows go there too.
+// Where the sums of a block go: here into working memory; Results (packing.h) has the same functions.
 template <class V>
 struct Matrix {
-  static constexpr bool kTall = true;
+  static constexpr bool kWorkingMemory = true;
 
   float* data;
   int64_t stride;
@@ -48,7 +47,7 @@ struct Matrix {
 // The same for scores: on its way every column's largest is found, highest[n] among them.
 template <class V>
 struct Scores {
-  static constexpr bool kTall = true;
+  static constexpr bool kWorkingMemory = true;
 
   float* data;
   int64_t stride;
@@ -152,7 +151,7 @@ EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const floa
   if constexpr (N > 0) {
     if (vectors < N)
       multiply_vectors<V, L, N - 1>(vectors, p, b, to, ahead);
-    else if constexpr (L == Layout::kColumns || !To::kTall)
+    else if constexpr (L == Layout::kColumns || !To::kWorkingMemory)
       multiply_strip<V, L, N, 0>(p, b, to, ahead);
     else if (p.lda == 32)
       multiply_strip<V, L, N, 32>(p, b, to, ahead);

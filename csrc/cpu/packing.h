@@ -129,7 +129,7 @@ class Results {
   // Whether a product may end here. Rounding to half precision takes so much code in every shape of block that the library
   // would grow by half, for 1 to 5 %.
   static constexpr bool kAtOnce = sizeof(E) == sizeof(float);
-  static constexpr bool kTall = false;  // tokens have few features (matmul.h)
+  static constexpr bool kWorkingMemory = false;
 
   Results(const Rows<E>& rows, const float* factors, int64_t factor_stride, bool past_caches)
       : rows_(rows),
