@@ -7,7 +7,7 @@ namespace eokit {
 
 constexpr int64_t kPanel = 64;           // queries that go through the forward kernel at once
 constexpr int64_t kBackwardPanel = 144;  // and through the backward, where sums of keys and values run over the panels
-constexpr int64_t kBlock = 192;          // keys: 192 x 64 scores are 48 KiB
+constexpr int64_t kBlock = 192;          // keys: 192 x 64 scores are 48 KiB, 192 x 144 are 108, of which the backward has two
 constexpr int64_t kAhead = int64_t{128} << 10;  // bytes that are at least asked of memory before they are wanted
 
 // One call: S sequences (the leading dimensions) of H heads; an item is one head of one sequence, heads fastest.

@@ -286,6 +286,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
   float* decay = scratch.take(wide);
   Ahead ahead(scratch.take(for_ahead), group, call.ahead, longest);
 
+  const bool compares = call.bias.data == nullptr && shape.scale >= 0.0f;
+  static_assert(kPanel % V::kWidth == 0 && kBackwardPanel % V::kWidth == 0);  // none grows beyond `wide`
   const int64_t panels = (shape.queries + kPanel - 1) / kPanel;
   const auto begin_of = [&](int64_t panel) {  // of nearly equal length
     const int64_t query = round_up(panel * shape.queries / panels, V::kWidth);
@@ -322,12 +324,17 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       for (int64_t i = 0; i < panel; ++i) maximum[i] = std::numeric_limits<float>::lowest(), sum[i] = 0.0f;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
-        for (int64_t i = 0; i < panel; ++i) highest[i] = std::numeric_limits<float>::lowest();
-        const Scores<Arithmetic> block_of_scores{scores, panel, highest};
-        make_scores<O>(count, dim, keys + key * row, queries, last, length, block_of_scores, ahead);
+        const float* k = keys + key * row;
+        int64_t compared = 0;  // queries whose highest score is known as soon as they are made
+        if (compares) {
+          for (int64_t i = 0; i < panel; ++i) highest[i] = std::numeric_limits<float>::lowest();
+          make_scores<O>(count, dim, k, queries, last, length, Scores<Arithmetic>{scores, panel, highest}, ahead);
+          compared = few > 0 ? panel - V::kWidth : panel;
+        } else {
+          make_scores<O>(count, dim, k, queries, last, length, Matrix<Arithmetic>{scores, panel, false}, ahead);
+        }
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
-        const int64_t found = call.bias.data != nullptr || scale < 0.0f ? 0 : few > 0 ? panel - V::kWidth : panel;
-        find_highest<V>(scores, count, panel, found, scale, highest);
+        find_highest<V>(scores, count, panel, compared, scale, highest);
         softmax_block<V, O>(scores, count, panel, scale, highest, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         const bool last_block = key + count == walk.count();

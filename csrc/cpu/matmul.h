@@ -80,16 +80,16 @@ struct NothingAhead {
 // One block of R rows and N vectors held in registers over the whole depth. Sums start from zero and meet C at the end: a
 // running total that is large would round every product on its way in, and long sums over blocks of keys would drift.
 // kLda is lda, or 0 if that is only known at run time: every third row of A then has a pointer, from which lda and twice lda
-// reach the others. With a pointer for each row, as the compiler would have it, the processor runs out of registers.
+// reach the two behind it. With a pointer for each row, as the compiler would have it, the processor runs out of registers.
 template <class V, Layout L, int R, int N, int kLda, class To, class Share>
 void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, const float* __restrict b, int64_t ldb,
                     const To& to, const Share& next) {
   using Reg = typename V::Reg;
   constexpr bool kPointers = L == Layout::kRows && kLda == 0;
   const int64_t lda = kLda != 0 ? kLda : any_lda;
-  const float* third[(R + 2) / 3];
+  const float* every_third[(R + 2) / 3];
 #pragma GCC unroll 16
-  for (int i = 0; i < (R + 2) / 3; ++i) third[i] = a + 3 * i * lda;
+  for (int i = 0; i < (R + 2) / 3; ++i) every_third[i] = kPointers ? a + 3 * i * lda : nullptr;
   Reg sum[R][N];
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
@@ -99,13 +99,13 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, c
     next.ask(k);
     if constexpr (kPointers)
 #pragma GCC unroll 16
-      for (const float*& row : third) asm("" : "+r"(row));  // hides that one can be reached from another
+      for (const float*& row : every_third) asm("" : "+r"(row));  // hides that one can be reached from another
     Reg column[N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) column[n] = V::load(b + k * ldb + n * V::kWidth);
 #pragma GCC unroll 16
     for (int m = 0; m < R; ++m) {
-      const Reg factor = V::set(kPointers              ? third[m / 3][m % 3 * lda]
+      const Reg factor = V::set(kPointers              ? every_third[m / 3][m % 3 * lda]
                                 : L == Layout::kRows ? a[m * lda + k]
                                                      : a[k * lda + m]);
 #pragma GCC unroll 16
@@ -113,7 +113,7 @@ void multiply_block(int64_t depth, const float* __restrict a, int64_t any_lda, c
     }
     if constexpr (kPointers)
 #pragma GCC unroll 16
-      for (const float*& row : third) ++row;
+      for (const float*& row : every_third) ++row;
   }
   to.put(sum);
 }
@@ -144,8 +144,7 @@ void multiply_strip(const Product& p, const float* b, const To& to, A& ahead) {
 }
 
 // The compiler is told the usual strides between rows, of heads of 32 and 64 features: it then needs one pointer for all of
-// them, where one for each is more than there are registers. Columns need no such pointers, and Results only come from
-// blocks of few rows.
+// them. Columns need none, and rows whose products are Results lie a panel apart: they take the general way.
 template <class V, Layout L, int N, class To, class A>
 EOKIT_INLINE void multiply_vectors(int64_t vectors, const Product& p, const float* b, const To& to, A& ahead) {
   if constexpr (N > 0) {

@@ -34,7 +34,7 @@ EOKIT_INLINE void put_row(const E* a, const E* b, int64_t dim, E* to) {
   }
 }
 
-// Rows lie anywhere, so that they are asked for early.
+// Asks memory for a row that will be wanted soon: the processor foresees it only where it follows the one before.
 template <class E>
 EOKIT_INLINE void ask_for_row(const E* row, int64_t dim) {
   for (int64_t d = 0; d < dim; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + d, 0, 2);

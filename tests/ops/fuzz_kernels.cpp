@@ -20,13 +20,18 @@ int64_t upto_or_none(int64_t most) { return rng() % 16 == 0 ? 0 : upto(most); }
 bool maybe() { return rng() % 2 == 0; }
 int64_t dims(int64_t most) { return maybe() ? 32 * upto(most / 32) : upto(most); }  // whole cache lines, or any
 
+// What is in memory before a kernel runs; where it has to write everything, NaN.
+enum class Filled { kAnyhow, kZeros, kNaN };
+
 // Not std::vector: its capacity may be more than its size. Begins where a cache line does, as torch's tensors do.
 template <class E>
 class Exact {
  public:
-  explicit Exact(int64_t count, bool filled = true) : count_(count), data_(new (kLine) E[count]) {
-    for (int64_t i = 0; i < count; ++i)
-      from_float(filled ? static_cast<float>(static_cast<int>(rng() % 2001) - 1000) * 1e-3f : 0.0f, &data_[i]);
+  explicit Exact(int64_t count, Filled filled = Filled::kAnyhow) : count_(count), data_(new (kLine) E[count]) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float any = static_cast<float>(static_cast<int>(rng() % 2001) - 1000) * 1e-3f;
+      from_float(filled == Filled::kAnyhow ? any : filled == Filled::kZeros ? 0.0f : NAN, &data_[i]);
+    }
   }
   operator E*() { return data_.get(); }
   void must_be_finite(const char* what) const {
@@ -69,14 +74,15 @@ void attention(const KernelPair<E>& kernels) {
   AttentionShape shape;
   shape.leading.count = 2;
   const int64_t a = shape.leading.sizes[0] = upto(2), b = shape.leading.sizes[1] = upto(3);
-  const int64_t few = upto_or_none(8) * 16 + upto(4);  // behind full registers
-  const int64_t queries = shape.queries = maybe() ? few : upto_or_none(maybe() ? 20 : 140);
+  const int64_t few = upto_or_none(24) * 16 + upto(4);  // behind full registers
+  const int64_t queries = shape.queries = maybe() ? few : upto_or_none(maybe() ? 20 : 420);
   const int64_t keys = shape.keys = upto_or_none(maybe() ? 20 : 420);
   const int64_t heads = shape.heads = upto(7), dim = shape.dim = maybe() ? upto(20) : dims(130);
   shape.scale = 0.3f;
   const bool masked = maybe(), biased = maybe(), shared = maybe();
   const int64_t items = a * b * heads, q_size = items * queries * dim, k_size = items * keys * dim;
-  Exact<E> q(q_size), k(k_size), v(k_size), out(q_size, false), grad(q_size), grad_q(q_size), grad_k(k_size), grad_v(k_size);
+  Exact<E> q(q_size), k(k_size), v(k_size), out(q_size, Filled::kNaN), grad(q_size);
+  Exact<E> grad_q(q_size, Filled::kNaN), grad_k(k_size, Filled::kNaN), grad_v(k_size, Filled::kNaN);
   const int64_t bias_size = (shared ? heads : items) * keys * queries;
   Exact<float> lse(items * queries), bias(bias_size), grad_bias(bias_size);
   const auto valid = random_mask(a * b * keys);
@@ -127,7 +133,7 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   const int64_t batches = upto(3), rows = upto(20), sources = upto(20), dim = dims(70);
   const int64_t row = dim + upto(4) - 1, batch = sources * row + upto(4) - 1;  // rows may lie apart
   Exact<E> source((batches - 1) * batch + (sources - 1) * row + dim), fill(dim);
-  Exact<E> positions(batches * rows * dim), out(batches * rows * dim);
+  Exact<E> positions(batches * rows * dim), out(batches * rows * dim, Filled::kNaN);
   const auto map = std::make_unique<int64_t[]>(batches * rows);
   for (int64_t i = 0; i < batches * rows; ++i) map[i] = static_cast<int64_t>(rng() % (sources + 1)) - 1;
   MapRows<E> call{batches, rows, sources, dim, source, batch, row, map.get()};
@@ -140,13 +146,15 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   kernels.sum_unmapped({out, map.get(), dim, sums}, 0, batches * rows);
   out.must_be_finite("tokens");
   sums.must_be_finite("tokens, sums");
-  Exact<float> by_place(sources * dim);
+  Exact<float> by_place(sources * dim, Filled::kNaN);
   const auto places = std::make_unique<int64_t[]>(batches * sources);
   for (int64_t i = 0; i < batches * sources; ++i) places[i] = static_cast<int64_t>(rng() % (rows + 1)) - 1;
   kernels.sum_mapped({batches, rows, sources, dim, out, places.get(), by_place}, 0, sources);
   by_place.must_be_finite("tokens, sums by place");
-  Exact<float> over_batch(rows * dim);
-  kernels.sum_grid({batches, rows, dim, out, map.get(), over_batch, sums}, 0, rows);
+  Exact<float> over_batch(rows * dim, Filled::kNaN);
+  const SumGrid<E> grid{batches, rows, dim, out, map.get(), over_batch, sums};
+  const int64_t half = upto(rows) - 1;
+  kernels.sum_grid(grid, 0, half), kernels.sum_grid(grid, half, rows);
   over_batch.must_be_finite("tokens, sums over the batch");
   sums.must_be_finite("tokens, sums beside them");
 }
@@ -193,7 +201,8 @@ std::unique_ptr<int64_t[]> random_ids(int64_t count) {
 
 void logits(const LogitsKernels& kernels) {
   const int64_t rows = upto(6), columns = upto(70);
-  Exact<float> scores(rows * columns), highest(rows), total(rows, false), near_highest(rows), near_total(rows, false);
+  Exact<float> scores(rows * columns), highest(rows), total(rows, Filled::kZeros);
+  Exact<float> near_highest(rows), near_total(rows, Filled::kZeros);
   Exact<float> sums(rows), others(rows);
   const auto group_rows = random_ids(rows), group_columns = random_ids(columns);
   const auto block_rows = random_ids(rows), block_columns = random_ids(columns);

@@ -23,6 +23,7 @@ INSTRUCTION_SETS = _native.instruction_sets()
         (17, 17, 44, "scattered"),
         (61, 61, 64, "prefix"),
         (65, 400, 9, "scattered"),
+        (150, 400, 44, "scattered"),
         (130, 7, 128, None),
     ],
 )

@@ -36,7 +36,7 @@ def bytes_of(x):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize(
     ("queries", "keys", "dim", "positions", "part"),
-    [(17, 17, 64, 384, 32), (17, 17, 40, 384, 32), (36, 36, 64, 96, 16), (67, 400, 64, 48, 3)],
+    [(17, 17, 64, 384, 32), (17, 17, 40, 384, 32), (36, 36, 64, 96, 16), (150, 400, 64, 48, 3)],
     ids=["whole cache lines", "parts of cache lines", "a product of few queries", "panels and blocks"],
 )
 def test_attention_has_the_bits_of_its_parts(instruction_set, name, dtype, queries, keys, dim, positions, part):
