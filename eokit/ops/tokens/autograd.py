@@ -54,8 +54,8 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if needs_fill:
         to_fill = (ops.sum_unmapped(grad, map) if to_fill is None else to_fill).to(ctx.fill_dtype)
     if needs_positions and to_positions is None:
-        to_positions = grad if ctx.by_output else to_source
-        to_positions = _over_samples(to_positions, *ctx.positions_shape) if shared else to_positions
+        grid: Any = grad if ctx.by_output else to_source
+        to_positions = _over_samples(grid, *ctx.positions_shape) if shared else grid
     return to_source if needs_source else None, None, None, to_fill if needs_fill else None, to_positions, None
 
 
