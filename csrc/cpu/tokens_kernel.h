@@ -102,20 +102,25 @@ EOKIT_INLINE void add_row_to_both(const E* row, int64_t dim, float* to, float* a
   for (; d < dim; ++d) to[d] += to_float(row[d]), also[d] += to_float(row[d]);
 }
 
+// Those of a place are summed before they are added to others: long sums drift.
 template <class V, class E>
 void sum_grid(const SumGrid<E>& call, int64_t begin, int64_t end) {
   const auto row_at = [&](int64_t b, int64_t l) { return call.rows + (b * call.places + l) * call.dim; };
+  Scratch scratch(call.dim);
+  float* unmapped = scratch.take(call.dim);
   for (int64_t l = begin; l < end; ++l) {
     float* sum = call.over_batch + l * call.dim;
     std::fill(sum, sum + call.dim, 0.0f);
+    std::fill(unmapped, unmapped + call.dim, 0.0f);
     for (int64_t b = 0; b < call.batches; ++b) {
       const bool last = b + 1 == call.batches;
       if (!last || l + 1 < end) ask_for_row(last ? row_at(0, l + 1) : row_at(b + 1, l), call.dim);
       if (call.map[b * call.places + l] < 0)
-        add_row_to_both<V>(row_at(b, l), call.dim, sum, call.unmapped);
+        add_row_to_both<V>(row_at(b, l), call.dim, sum, unmapped);
       else
         add_row<V>(row_at(b, l), call.dim, sum);
     }
+    add_row<V>(unmapped, call.dim, call.unmapped);
   }
 }
 
