@@ -147,7 +147,7 @@ def distance(x: Tensor, exact: Tensor) -> float:
 
 
 def error_limit(own: Tensor, exact: Tensor, truth: Truth) -> float:
-    """Twice the error of torch's own op in its dtype, and four roundings of the largest value; 0 for whole numbers.
+    """Twice the error of torch's own op in its dtype plus four roundings of the largest value; 0 for whole numbers.
 
     Four, as torch's own may happen to be exact where another order of the same operations is not; of `truth.sums` one.
     Never more than half the digits of the dtype: torch's own would be wrong, too.
