@@ -45,7 +45,7 @@ void sum_in_parts(int64_t items, int64_t size, float* result, const Work& work) 
   });
   torch::stable::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      double sum = 0.0;  // as the sums of parts are large beside what is added to each
+      double sum = 0.0;  // a float would round a sum that has grown large with every part
       for (int64_t part = 0; part < parts; ++part) sum += sums[part * size + i];
       result[i] = static_cast<float>(sum);
     }
