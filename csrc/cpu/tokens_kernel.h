@@ -102,7 +102,7 @@ EOKIT_INLINE void add_row_to_both(const E* row, int64_t dim, float* to, float* a
   for (; d < dim; ++d) to[d] += to_float(row[d]), also[d] += to_float(row[d]);
 }
 
-// Those of a place are summed before they are added to others: long sums drift.
+// Unmapped rows of a place are summed before they join those of other places: long sums drift.
 template <class V, class E>
 void sum_grid(const SumGrid<E>& call, int64_t begin, int64_t end) {
   const auto row_at = [&](int64_t b, int64_t l) { return call.rows + (b * call.places + l) * call.dim; };
