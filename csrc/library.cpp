@@ -20,11 +20,13 @@ STABLE_TORCH_LIBRARY(eokit, m) {
       "map_rows(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor");
   // rows: (B, R, D). map: int64 (B, R) -> float32 (D): the sum of the rows whose map is negative.
   m.def("sum_unmapped(Tensor rows, Tensor map) -> Tensor");
-  // rows: (B, R, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch of rows[b, map[b, l]], nothing where
-  // that is negative. back: int64 (B, R), the way back, which only the gradient takes.
-  m.def("sum_mapped(Tensor rows, Tensor map, Tensor back) -> Tensor");
-  // rows: (B, L, D). map: int64 (B, L) -> float32 (L, D): the sum over the batch, and (D): as sum_unmapped has it.
-  m.def("sum_grid(Tensor rows, Tensor map) -> (Tensor over_batch, Tensor unmapped)");
+  // The gradients of map_rows with positions (L, D) shared by the batch. index: int64 (B, K), inverse: int64 (B, L), the
+  // way back. grad (B, K, D) of gathered tokens -> (B, L, D) of the tokens, float32 (L, D) of their positions.
+  m.def("gather_gradients(Tensor grad, Tensor inverse, Tensor index) -> (Tensor x, Tensor positions)");
+  // grad (B, L, D) of scattered tokens -> (B, K, D) of the visible ones, float32 (D) of the mask token, float32 (L, D).
+  m.def(
+      "scatter_gradients(Tensor grad, Tensor inverse, Tensor index) -> "
+      "(Tensor visible, Tensor mask_token, Tensor positions)");
   // x: (P, T, D). queries: (H, D). bias: (S, T, H). positions: (S, T, D / H), all three float32. mask: bool (P, T).
   m.def(
       "pool_forward(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> (Tensor out, Tensor lse)");

@@ -72,41 +72,62 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
   return sums;
 }
 
-Tensor sum_mapped(Tensor rows, Tensor map, Tensor back) {
-  check_unmapped(rows, back);
-  check_map(map, "map", "(B, L)", rows);
-  check_places(map, rows.size(1));
-  const int64_t batches = map.size(0), places = map.size(1), dim = rows.size(2);
-  Tensor sums = torch::stable::new_empty(rows, {places, dim}, ScalarType::Float);
-  if (sums.numel() == 0) return sums;
-  with_elements_of(rows, "rows", [&](auto element) {
+std::tuple<Tensor, Tensor> gather_gradients(Tensor grad, Tensor inverse, Tensor index) {
+  check_unmapped(grad, index);
+  check_map(inverse, "inverse", "(B, L)", grad);
+  check_places(inverse, grad.size(1));
+  const int64_t batches = grad.size(0), rows = grad.size(1), dim = grad.size(2), places = inverse.size(1);
+  Tensor x = in_huge_pages(torch::stable::new_empty(grad, {batches, places, dim}));
+  Tensor positions = torch::stable::new_empty(grad, {places, dim}, ScalarType::Float);
+  if (positions.numel() == 0) return {x, positions};
+  with_elements_of(grad, "grad", [&](auto element) {
     using E = decltype(element);
-    const SumMapped<E> call{batches, rows.size(1), places, dim, data<E>(rows), map.const_data_ptr<int64_t>(),
-                            data<float>(sums)};
-    const auto run = of(kernels().tokens, element).sum_mapped;
+    const TokenGradients<E> call{batches,       places,     rows,   dim, inverse.const_data_ptr<int64_t>(),
+                                 data<E>(grad), data<E>(x), data<float>(positions)};
+    const auto run = of(kernels().tokens, element).gather_gradients;
+    const bool past = past_caches(bytes(x));
     torch::stable::parallel_for(0, places, std::max<int64_t>(1, 100000 / (dim * std::max<int64_t>(batches, 1))),
-                                [&](int64_t begin, int64_t end) { run(call, begin, end); });
+                                [&](int64_t begin, int64_t end) { run(call, past, begin, end); });
   });
-  return sums;
+  return {x, positions};
 }
 
-std::tuple<Tensor, Tensor> sum_grid(Tensor rows, Tensor map) {
-  check_unmapped(rows, map);
-  const int64_t batches = rows.size(0), places = rows.size(1), dim = rows.size(2);
-  Tensor over_batch = torch::stable::new_empty(rows, {places, dim}, ScalarType::Float);
-  Tensor unmapped = torch::stable::new_empty(rows, {dim}, ScalarType::Float);
-  with_elements_of(rows, "rows", [&](auto element) {
+// Every row has one place, as every row of the result is written once.
+void check_rows_have_places(const Tensor& inverse, const Tensor& index) {
+  check_places(inverse, index.size(1));
+  const int64_t batches = index.size(0), rows = index.size(1), places = inverse.size(1);
+  const int64_t *place = index.const_data_ptr<int64_t>(), *row = inverse.const_data_ptr<int64_t>();
+  int64_t left = batches * rows;
+  for (int64_t i = 0; i < inverse.numel(); ++i) left -= row[i] >= 0;
+  STD_TORCH_CHECK(left == 0, "inverse: expected a place for every row of index");
+  for (int64_t b = 0; b < batches; ++b, row += places)
+    for (int64_t r = 0; r < rows; ++r, ++place)
+      STD_TORCH_CHECK(*place >= 0 && *place < places && row[*place] == r, "inverse: expected row ", r, " of sample ", b,
+                      " at ", *place);
+}
+
+std::tuple<Tensor, Tensor, Tensor> scatter_gradients(Tensor grad, Tensor inverse, Tensor index) {
+  check_unmapped(grad, inverse);
+  check_map(index, "index", "(B, K)", grad);
+  check_rows_have_places(inverse, index);
+  const int64_t batches = grad.size(0), places = grad.size(1), dim = grad.size(2), rows = index.size(1);
+  Tensor visible = in_huge_pages(torch::stable::new_empty(grad, {batches, rows, dim}));
+  Tensor mask_token = torch::stable::new_empty(grad, {dim}, ScalarType::Float);
+  Tensor positions = torch::stable::new_empty(grad, {places, dim}, ScalarType::Float);
+  if (dim == 0) return {visible, mask_token, positions};
+  with_elements_of(grad, "grad", [&](auto element) {
     using E = decltype(element);
-    const SumGrid<E> call{batches, places, dim, data<E>(rows), map.const_data_ptr<int64_t>(), data<float>(over_batch),
-                          nullptr};
-    const auto run = of(kernels().tokens, element).sum_grid;
-    sum_in_parts(places, dim, data<float>(unmapped), [&](float* part, int64_t begin, int64_t end) {
-      SumGrid<E> mine = call;
-      mine.unmapped = part;
-      run(mine, begin, end);
+    const TokenGradients<E> call{batches,       places,           rows,   dim, inverse.const_data_ptr<int64_t>(),
+                                 data<E>(grad), data<E>(visible), data<float>(positions)};
+    const auto run = of(kernels().tokens, element).scatter_gradients;
+    const bool past = past_caches(bytes(visible));
+    sum_in_parts(places, dim, data<float>(mask_token), [&](float* part, int64_t begin, int64_t end) {
+      TokenGradients<E> mine = call;
+      mine.fill = part;
+      run(mine, past, begin, end);
     });
   });
-  return {over_batch, unmapped};
+  return {visible, mask_token, positions};
 }
 
 }  // namespace
@@ -115,8 +136,8 @@ STABLE_TORCH_LIBRARY_IMPL(eokit, CPU, m) {
   m.impl("invert_index", TORCH_BOX(&invert_index));
   m.impl("map_rows", TORCH_BOX(&map_rows));
   m.impl("sum_unmapped", TORCH_BOX(&sum_unmapped));
-  m.impl("sum_mapped", TORCH_BOX(&sum_mapped));
-  m.impl("sum_grid", TORCH_BOX(&sum_grid));
+  m.impl("gather_gradients", TORCH_BOX(&gather_gradients));
+  m.impl("scatter_gradients", TORCH_BOX(&scatter_gradients));
 }
 
 }  // namespace eokit

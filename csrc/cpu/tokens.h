@@ -14,25 +14,16 @@ struct SumUnmapped {
   float* sums = nullptr;
 };
 
-// sums (L, D) becomes, for the places begin <= l < end, the sum over b of rows (B, R, D) at map (B, L), nothing where
-// that is negative.
+// The gradients of gathered or scattered tokens for the places begin <= l < end of a grid (B, L, D), whose tokens are
+// rows (B, R, D) at map (B, L), or none where that is negative.
 template <class E>
-struct SumMapped {
-  int64_t batches = 0, rows_of_batch = 0, places = 0, dim = 0;
-  const E* rows = nullptr;
+struct TokenGradients {
+  int64_t batches = 0, places = 0, rows = 0, dim = 0;
   const int64_t* map = nullptr;
-  float* sums = nullptr;
-};
-
-// over_batch (L, D) becomes, for the places begin <= l < end, the sum over b of rows (B, L, D); unmapped (D) += those
-// whose map (B, L) is negative.
-template <class E>
-struct SumGrid {
-  int64_t batches = 0, places = 0, dim = 0;
-  const E* rows = nullptr;
-  const int64_t* map = nullptr;
-  float* over_batch = nullptr;
-  float* unmapped = nullptr;
+  const E* grad = nullptr;     // of what came out: rows where they were gathered, a grid where they were scattered
+  E* source = nullptr;         // of what went in: the grid, zeros where no row is, or the rows
+  float* positions = nullptr;  // (L, D): sums over b
+  float* fill = nullptr;       // (D) += those of places without a row; scattered tokens have it
 };
 
 template <class E>
@@ -40,8 +31,9 @@ struct TokenKernelsOf {
   // Rows begin <= b * R + r < end. `past_caches`: whether all are too many to be read from the caches later.
   void (*map_rows)(const MapRows<E>& call, bool past_caches, int64_t begin, int64_t end);
   void (*sum_unmapped)(const SumUnmapped<E>& call, int64_t begin, int64_t end);
-  void (*sum_mapped)(const SumMapped<E>& call, int64_t begin, int64_t end);
-  void (*sum_grid)(const SumGrid<E>& call, int64_t begin, int64_t end);
+  // `past_caches`: whether what `source` points to is too much to be read from the caches later.
+  void (*gather_gradients)(const TokenGradients<E>& call, bool past_caches, int64_t begin, int64_t end);
+  void (*scatter_gradients)(const TokenGradients<E>& call, bool past_caches, int64_t begin, int64_t end);
 };
 
 struct TokenKernels {

@@ -70,23 +70,19 @@ EOKIT_INLINE void add_row(const E* row, int64_t dim, float* to) {
   for (; d < dim; ++d) to[d] += to_float(row[d]);
 }
 
-template <class V, class E>
-void sum_unmapped(const SumUnmapped<E>& call, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    if (call.map[i] >= 0) continue;
-    add_row<V>(call.rows + i * call.dim, call.dim, call.sums);
-  }
-}
+// So many rows are summed before they join the others: long sums drift.
+constexpr int64_t kFewRows = 32;
 
 template <class V, class E>
-void sum_mapped(const SumMapped<E>& call, int64_t begin, int64_t end) {
-  for (int64_t l = begin; l < end; ++l) {
-    float* sum = call.sums + l * call.dim;
-    std::fill(sum, sum + call.dim, 0.0f);
-    for (int64_t b = 0; b < call.batches; ++b) {
-      const int64_t from = call.map[b * call.places + l];
-      if (from >= 0) add_row<V>(call.rows + (b * call.rows_of_batch + from) * call.dim, call.dim, sum);
-    }
+void sum_unmapped(const SumUnmapped<E>& call, int64_t begin, int64_t end) {
+  const int64_t dim = call.dim;
+  Scratch scratch(dim);
+  float* few = scratch.take(dim);
+  for (int64_t i = begin; i < end;) {
+    std::fill(few, few + dim, 0.0f);
+    for (int64_t rows = 0; i < end && rows < kFewRows; ++i)
+      if (call.map[i] < 0) add_row<V>(call.rows + i * dim, dim, few), ++rows;
+    add_row<V>(few, dim, call.sums);
   }
 }
 
@@ -102,31 +98,72 @@ EOKIT_INLINE void add_row_to_both(const E* row, int64_t dim, float* to, float* a
   for (; d < dim; ++d) to[d] += to_float(row[d]), also[d] += to_float(row[d]);
 }
 
-// Unmapped rows of a place are summed before they join those of other places: long sums drift.
-template <class V, class E>
-void sum_grid(const SumGrid<E>& call, int64_t begin, int64_t end) {
-  const auto row_at = [&](int64_t b, int64_t l) { return call.rows + (b * call.places + l) * call.dim; };
-  Scratch scratch(call.dim);
-  float* unmapped = scratch.take(call.dim);
-  for (int64_t l = begin; l < end; ++l) {
-    float* sum = call.over_batch + l * call.dim;
-    std::fill(sum, sum + call.dim, 0.0f);
-    std::fill(unmapped, unmapped + call.dim, 0.0f);
-    for (int64_t b = 0; b < call.batches; ++b) {
-      const bool last = b + 1 == call.batches;
-      if (!last || l + 1 < end) ask_for_row(last ? row_at(0, l + 1) : row_at(b + 1, l), call.dim);
-      if (call.map[b * call.places + l] < 0)
-        add_row_to_both<V>(row_at(b, l), call.dim, sum, unmapped);
-      else
-        add_row<V>(row_at(b, l), call.dim, sum);
-    }
-    add_row<V>(unmapped, call.dim, call.unmapped);
+// to (D) += row, and copy (D) = row
+template <class V, bool kStreams, class E>
+EOKIT_INLINE void add_and_copy_row(const E* row, int64_t dim, float* to, E* copy) {
+  int64_t d = 0;
+  for (; d + V::kWidth <= dim; d += V::kWidth) {
+    const typename V::Reg x = V::load(row + d);
+    V::store(to + d, V::add(V::load(to + d), x));
+    put<V, kStreams>(copy + d, x);
   }
+  for (; d < dim; ++d) to[d] += to_float(row[d]), copy[d] = row[d];
+}
+
+// Place by place, as its sums then stay in the first-level cache.
+template <class V, bool kScattered, bool kStreams, class E>
+void token_gradients(const TokenGradients<E>& call, int64_t begin, int64_t end) {
+  constexpr int64_t kAhead = 2;
+  const int64_t dim = call.dim, batches = call.batches;
+  const auto row_of = [&](int64_t b, int64_t l) { return call.map[b * call.places + l]; };
+  const auto grad_at = [&](int64_t b, int64_t l) {
+    return call.grad + (kScattered ? b * call.places + l : b * call.rows + row_of(b, l)) * dim;
+  };
+  Scratch scratch(2 * dim);
+  float *sums = scratch.take(dim), *fill = scratch.take(dim);
+  std::fill(fill, fill + dim, 0.0f);
+  int64_t filled = 0;  // rows that `fill` has
+  const auto empty_fill = [&] {
+    if (filled == 0) return;
+    add_row<V>(fill, dim, call.fill);
+    std::fill(fill, fill + dim, 0.0f), filled = 0;
+  };
+  for (int64_t l = begin; l < end; ++l) {
+    std::fill(call.positions + l * dim, call.positions + (l + 1) * dim, 0.0f);
+    for (int64_t b = 0; b < batches;) {
+      std::fill(sums, sums + dim, 0.0f);
+      for (const int64_t last = std::min(b + kFewRows, batches); b < last; ++b) {
+        const bool same = b + kAhead < batches;  // place, or the next one
+        const int64_t next_b = same ? b + kAhead : (b + kAhead) % batches, next_l = same ? l : l + 1;
+        if (next_l < end && (kScattered || row_of(next_b, next_l) >= 0)) ask_for_row(grad_at(next_b, next_l), dim);
+        const int64_t row = row_of(b, l);
+        E* source = call.source + (kScattered ? b * call.rows + row : b * call.places + l) * dim;
+        if (row >= 0)
+          add_and_copy_row<V, kStreams>(grad_at(b, l), dim, sums, source);
+        else if constexpr (kScattered)
+          add_row_to_both<V>(grad_at(b, l), dim, sums, fill), ++filled;
+        else
+          put_row<V, kStreams, E>(nullptr, nullptr, dim, source);
+      }
+      add_row<V>(sums, dim, call.positions + l * dim);
+      if (filled >= kFewRows) empty_fill();
+    }
+  }
+  empty_fill();
+  if constexpr (kStreams) V::finish_streams();
+}
+
+template <class V, bool kScattered, class E>
+void gradients(const TokenGradients<E>& call, bool past_caches, int64_t begin, int64_t end) {
+  if (past_caches && are_lines(call.source, call.dim))
+    token_gradients<V, kScattered, true>(call, begin, end);
+  else
+    token_gradients<V, kScattered, false>(call, begin, end);
 }
 
 template <class V, class E>
 constexpr TokenKernelsOf<E> token_kernels_of() {
-  return {map_rows<V, E>, sum_unmapped<V, E>, sum_mapped<V, E>, sum_grid<V, E>};
+  return {map_rows<V, E>, sum_unmapped<V, E>, gradients<V, false, E>, gradients<V, true, E>};
 }
 
 template <class V>

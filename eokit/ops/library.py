@@ -38,8 +38,9 @@ SCHEMAS = {
     "invert_index": "(Tensor index, int length) -> Tensor",
     "map_rows": "(Tensor source, Tensor map, Tensor back, Tensor? fill, Tensor? positions, bool by_output) -> Tensor",
     "sum_unmapped": "(Tensor rows, Tensor map) -> Tensor",
-    "sum_mapped": "(Tensor rows, Tensor map, Tensor back) -> Tensor",
-    "sum_grid": "(Tensor rows, Tensor map) -> (Tensor over_batch, Tensor unmapped)",
+    "gather_gradients": "(Tensor grad, Tensor inverse, Tensor index) -> (Tensor x, Tensor positions)",
+    "scatter_gradients": "(Tensor grad, Tensor inverse, Tensor index) -> "
+    "(Tensor visible, Tensor mask_token, Tensor positions)",
     "pool_forward": "(Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask) -> "
     "(Tensor out, Tensor lse)",
     "pool_backward": "(Tensor grad_out, Tensor x, Tensor queries, Tensor bias, Tensor positions, Tensor? mask, "

@@ -146,17 +146,35 @@ void tokens(const TokenKernelsOf<E>& kernels) {
   kernels.sum_unmapped({out, map.get(), dim, sums}, 0, batches * rows);
   out.must_be_finite("tokens");
   sums.must_be_finite("tokens, sums");
-  Exact<float> by_place(sources * dim, Filled::kNaN);
-  const auto places = std::make_unique<int64_t[]>(batches * sources);
-  for (int64_t i = 0; i < batches * sources; ++i) places[i] = static_cast<int64_t>(rng() % (rows + 1)) - 1;
-  kernels.sum_mapped({batches, rows, sources, dim, out, places.get(), by_place}, 0, sources);
-  by_place.must_be_finite("tokens, sums by place");
-  Exact<float> over_batch(rows * dim, Filled::kNaN);
-  const SumGrid<E> grid{batches, rows, dim, out, map.get(), over_batch, sums};
-  const int64_t half = upto(rows) - 1;
-  kernels.sum_grid(grid, 0, half), kernels.sum_grid(grid, half, rows);
-  over_batch.must_be_finite("tokens, sums over the batch");
-  sums.must_be_finite("tokens, sums beside them");
+}
+
+// Rows have places in random order.
+template <class E>
+void token_gradients(const TokenKernelsOf<E>& kernels) {
+  const int64_t batches = upto(3), places = upto(200), rows = upto(places), dim = dims(70);
+  Exact<E> grid(batches * places * dim), visible(batches * rows * dim, Filled::kNaN);
+  Exact<E> back(batches * places * dim, Filled::kNaN);
+  Exact<float> positions(places * dim, Filled::kNaN), fill(dim);
+  const auto map = std::make_unique<int64_t[]>(batches * places);
+  for (int64_t b = 0; b < batches; ++b) {
+    int64_t* row = map.get() + b * places;
+    for (int64_t l = 0; l < places; ++l) row[l] = l < rows ? l : -1;
+    for (int64_t l = places - 1; l > 0; --l) std::swap(row[l], row[upto(l + 1) - 1]);
+  }
+  const int64_t half = upto(places) - 1;
+  const TokenGradients<E> scattered{batches, places, rows, dim, map.get(), grid, visible, positions, fill};
+  const bool past_caches = maybe();
+  kernels.scatter_gradients(scattered, past_caches, 0, half);
+  kernels.scatter_gradients(scattered, past_caches, half, places);
+  visible.must_be_finite("tokens, gradient of visible ones");
+  positions.must_be_finite("tokens, gradient of positions");
+  fill.must_be_finite("tokens, gradient of the mask token");
+  Exact<float> gathered_positions(places * dim, Filled::kNaN);
+  const TokenGradients<E> gathered{batches, places, rows, dim, map.get(), visible, back, gathered_positions};
+  kernels.gather_gradients(gathered, past_caches, 0, half);
+  kernels.gather_gradients(gathered, past_caches, half, places);
+  back.must_be_finite("tokens, gradient of gathered ones");
+  gathered_positions.must_be_finite("tokens, gradient of their positions");
 }
 
 template <class E>
@@ -219,6 +237,7 @@ void logits(const LogitsKernels& kernels) {
 void all(const Kernels& kernels) {
   attention(kernels.attention.f32), attention(kernels.attention.bf16), attention(kernels.attention.f16);
   tokens(kernels.tokens.f32), tokens(kernels.tokens.bf16), tokens(kernels.tokens.f16);
+  token_gradients(kernels.tokens.f32), token_gradients(kernels.tokens.bf16), token_gradients(kernels.tokens.f16);
   pool(kernels.pool.f32), pool(kernels.pool.bf16), pool(kernels.pool.f16);
   norm(kernels.norm.f32), norm(kernels.norm.bf16), norm(kernels.norm.f16);
   logits(kernels.logits);

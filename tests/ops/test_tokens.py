@@ -138,9 +138,9 @@ def test_every_instruction_set(instruction_set_or_skip, name, dtype):
     ours = scatter_tokens(visible, index, 9, mask_token, pos)
     torch.testing.assert_close(ours, reference.scatter_tokens(visible, index, 9, mask_token, pos))
     places = torch.ops.eokit.invert_index(index, 9)
-    summed = torch.ops.eokit.sum_mapped(visible, places, index)
-    torch.testing.assert_close(summed, reference.sum_mapped(visible, places, index))
-    torch.testing.assert_close(torch.ops.eokit.sum_grid(ours, places), reference.sum_grid(ours, places))
+    for name, grad in [("gather_gradients", visible), ("scatter_gradients", ours)]:
+        found = getattr(torch.ops.eokit, name)(grad, places, index)
+        torch.testing.assert_close(found, getattr(reference, name)(grad, places, index))
 
 
 def test_the_gradients_of_gathering_have_some_themselves():
@@ -197,9 +197,67 @@ def test_gradients_of_positions_are_summed_in_float32(dtype):
 
 
 @compiled
-def test_sums_of_rows_that_are_not_there_are_refused():
-    with pytest.raises(RuntimeError, match=r"map: 4 is outside 0..3"):
-        torch.ops.eokit.sum_mapped(torch.randn(1, 4, 8), torch.tensor([[0, 4]]), torch.tensor([[0, -1, -1, -1]]))
+@pytest.mark.parametrize("memory", [5, 7])
+def test_rows_written_past_the_caches_and_through_them_are_the_same(poisoned, memory):
+    """Of 5 MiB and of 7, with more places than are summed at once."""
+    rows = memory * 2**20 // (4 * 64 * 4)
+    index = choose(4, 3 * rows, rows)
+    inverse = torch.ops.eokit.invert_index(index, 3 * rows)
+    grad = torch.randn(4, 3 * rows, 64)
+    visible, mask_token, positions = torch.ops.eokit.scatter_gradients(grad, inverse, index)
+    x, of_gathered = torch.ops.eokit.gather_gradients(visible, inverse, index)
+    assert torch.equal(visible, plain_gather(grad, index, None))
+    hidden = (inverse < 0)[..., None]
+    assert torch.equal(x, torch.where(hidden, 0, grad))
+    exact = grad.double()
+    torch.testing.assert_close(positions, exact.sum(0).float())
+    torch.testing.assert_close(of_gathered, torch.where(hidden, 0, exact).sum(0).float())
+    torch.testing.assert_close(mask_token, torch.where(hidden, exact, 0).sum((0, 1)).float(), rtol=1e-5, atol=1e-3)
+
+
+@compiled
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+@pytest.mark.parametrize("size", [(16, 1024, 384), (256, 64, 64), (1024, 16, 128), (1, 20_000, 32)])
+def test_long_sums_are_as_exact_as_torchs(size, mean):
+    batch, length, dim = size
+    index, grad = choose(batch, length, length // 4), torch.randn(size) + mean
+    inverse = torch.ops.eokit.invert_index(index, length)
+    _, of_mask_token, of_positions = torch.ops.eokit.scatter_gradients(grad, inverse, index)
+    alone = torch.ops.eokit.sum_unmapped(grad, inverse)
+    hidden = torch.where((inverse < 0)[..., None], grad, 0)
+
+    def error(found, exact):
+        return (found - exact).square().mean().sqrt()
+
+    exact = hidden.double().sum((0, 1))
+    limit = 2 * error(hidden.sum((0, 1)), exact)
+    assert error(of_mask_token, exact) <= limit
+    assert error(alone, exact) <= limit
+    exact = grad.double().sum(0)
+    assert error(of_positions, exact) <= 2 * error(grad.sum(0), exact)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("inverse", "words"),
+    [
+        ([[0, 2, -1, -1]], r"map: 2 is outside 0..1"),
+        ([[0, -1, -1, -1]], "inverse: expected a place for every row of index"),
+        ([[0, 1, 1, -1]], "inverse: expected a place for every row of index"),
+        ([[0, -1, 1, -1]], "inverse: expected row 1 of sample 0 at 1"),
+    ],
+)
+def test_gradients_need_a_place_for_every_row(inverse, words):
+    inverse, index = torch.tensor(inverse), torch.tensor([[0, 1]])
+    with pytest.raises(RuntimeError, match=words):
+        torch.ops.eokit.scatter_gradients(torch.randn(1, 4, 8), inverse, index)
+
+
+@compiled
+def test_gradients_of_rows_that_are_not_there_are_refused():
+    with pytest.raises(RuntimeError, match=r"map: 2 is outside 0..1"):
+        inverse = torch.tensor([[0, 2, -1, -1]])
+        torch.ops.eokit.gather_gradients(torch.randn(1, 2, 8), inverse, torch.tensor([[0, 1]]))
 
 
 def test_more_than_65535_rows_and_empty_batches():
@@ -220,8 +278,8 @@ def test_the_op_passes_opcheck(scatter):
     torch.library.opcheck(torch.ops.eokit.map_rows.default, arguments)
     torch.library.opcheck(torch.ops.eokit.invert_index.default, (index, 9))
     torch.library.opcheck(torch.ops.eokit.sum_unmapped.default, (torch.randn(2, 9, 8), inverse))
-    torch.library.opcheck(torch.ops.eokit.sum_mapped.default, (leaf(2, 5, 8), inverse, index))
-    torch.library.opcheck(torch.ops.eokit.sum_grid.default, (leaf(2, 9, 8), inverse))
+    torch.library.opcheck(torch.ops.eokit.gather_gradients.default, (leaf(2, 5, 8), inverse, index))
+    torch.library.opcheck(torch.ops.eokit.scatter_gradients.default, (leaf(2, 9, 8), inverse, index))
 
 
 @compiled

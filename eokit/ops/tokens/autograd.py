@@ -25,8 +25,12 @@ def _fake_map(
     return source.new_empty(*map.shape, source.shape[-1])
 
 
+def _wide(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(*shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
 def _fake_sum(rows: Tensor, map: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape[-1], dtype=torch.promote_types(rows.dtype, torch.float32))
+    return _wide(rows, rows.shape[-1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -42,29 +46,38 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
     to_source = to_fill = to_positions = None
-    shared = needs_positions and len(ctx.positions_shape) == 2
-    if shared and _sums_in_place(ctx, grad, map if ctx.by_output else back):
+    if needs_positions and _in_one_pass(ctx, grad, map if ctx.by_output else back):
         if ctx.by_output:
-            to_positions, to_fill = torch.ops.eokit.sum_grid(grad, map)
+            to_source, to_fill, to_positions = torch.ops.eokit.scatter_gradients(grad, map, back)
         else:
-            to_positions = torch.ops.eokit.sum_mapped(grad, back, map)
-        to_positions = to_positions.to(grad.dtype)
-    if needs_source or (needs_positions and to_positions is None and not ctx.by_output):
-        to_source = ops.map_rows(grad, back, map, None, None, False)
-    if needs_fill:
-        to_fill = (ops.sum_unmapped(grad, map) if to_fill is None else to_fill).to(ctx.fill_dtype)
-    if needs_positions and to_positions is None:
-        grid: Any = grad if ctx.by_output else to_source
-        to_positions = _over_samples(grid, *ctx.positions_shape) if shared else grid
-    return to_source if needs_source else None, None, None, to_fill if needs_fill else None, to_positions, None
+            to_source, to_positions = torch.ops.eokit.gather_gradients(grad, back, map)
+    else:
+        if needs_source or (needs_positions and not ctx.by_output):
+            to_source = ops.map_rows(grad, back, map, None, None, False)
+        if needs_fill:
+            to_fill = ops.sum_unmapped(grad, map)
+        if needs_positions:
+            to_positions = grad if ctx.by_output else to_source
+            if len(ctx.positions_shape) == 2:
+                to_positions = _over_samples(to_positions, *ctx.positions_shape)
+    return (
+        to_source if needs_source else None,
+        None,
+        None,
+        to_fill.to(ctx.fill_dtype) if needs_fill else None,
+        to_positions.to(grad.dtype) if needs_positions else None,
+        None,
+    )
 
 
-def _sums_in_place(ctx: Any, grad: Tensor, places: Tensor) -> bool:
-    """Whether gradients of shared positions are summed where the rows are, which reads them once less.
+def _in_one_pass(ctx: Any, grad: Tensor, places: Tensor) -> bool:
+    """Whether one pass over `grad` makes all gradients: with positions that the batch shares.
 
-    Not so on a GPU, where nothing was measured, and with a ragged index, whose samples follow each other in a row.
+    Not so on a GPU, where nothing was measured, with a ragged index, whose samples follow each other in a row, and where
+    rows without a place would be filled, which no public op asks for.
     """
-    return grad.device.type == "cpu" and places.shape[1] == ctx.positions_shape[0]
+    shared = len(ctx.positions_shape) == 2 and places.shape[1] == ctx.positions_shape[0]
+    return shared and grad.device.type == "cpu" and (ctx.by_output or ctx.fill_dtype is None)
 
 
 def _over_samples(rows: Tensor, length: int, dim: int) -> Tensor:
@@ -84,35 +97,32 @@ def _backward_of_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.where((map < 0)[..., None], grad.to(ctx.dtype), 0), None
 
 
-def _fake_mapped(rows: Tensor, map: Tensor, back: Tensor) -> Tensor:
-    return rows.new_empty(map.shape[1], rows.shape[-1], dtype=torch.promote_types(rows.dtype, torch.float32))
+def _fake_gather_gradients(grad: Tensor, inverse: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    dim = grad.shape[-1]
+    return grad.new_empty(*inverse.shape, dim), _wide(grad, inverse.shape[1], dim)
 
 
-def _setup_mapped(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    rows, _, back = inputs
-    ctx.save_for_backward(back)
-    ctx.dtype = rows.dtype
+def _fake_scatter_gradients(grad: Tensor, inverse: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dim = grad.shape[-1]
+    return grad.new_empty(*index.shape, dim), _wide(grad, dim), _wide(grad, grad.shape[1], dim)
 
 
-def _backward_of_mapped(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (back,) = ctx.saved_tensors
-    if not len(grad):  # nothing was mapped
-        return grad.new_zeros(*back.shape, grad.shape[1], dtype=ctx.dtype), None, None
-    return torch.where((back >= 0)[..., None], grad[back.clamp(min=0)], 0).to(ctx.dtype), None, None
+def _setup_gradients(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+    grad, inverse, index = inputs
+    ctx.save_for_backward(inverse, index)
+    ctx.dtype = grad.dtype
 
 
-def _fake_grid(rows: Tensor, map: Tensor) -> tuple[Tensor, Tensor]:
-    unmapped = _fake_sum(rows, map)
-    return unmapped.new_empty(rows.shape[1:]), unmapped
+def _backward_of_gather_gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    inverse, index = ctx.saved_tensors
+    x, positions = (grad.to(ctx.dtype).contiguous() for grad in grads)
+    return torch.ops.eokit.map_rows(x, index, inverse, None, positions, False), None, None
 
 
-def _setup_grid(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    _setup_sum(ctx, inputs, output[1])
-
-
-def _backward_of_grid(ctx: Any, over_batch: Tensor, unmapped: Tensor) -> tuple[Tensor, None]:
-    (map,) = ctx.saved_tensors
-    return (over_batch + torch.where((map < 0)[..., None], unmapped, 0)).to(ctx.dtype), None
+def _backward_of_scatter_gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    inverse, index = ctx.saved_tensors
+    visible, mask_token, positions = (grad.to(ctx.dtype).contiguous() for grad in grads)
+    return torch.ops.eokit.map_rows(visible, inverse, index, mask_token, positions, True), None, None
 
 
 for _ops in (torch.ops.eokit, torch.ops.eokit_cuda):
@@ -131,10 +141,14 @@ def _map_rows(
 
 library.register("invert_index", reference.invert_index)
 library.register("map_rows", _map_rows, "eokit.ops.tokens.triton")
-torch.library.register_fake("eokit::sum_mapped", _fake_mapped)
-torch.library.register_autograd("eokit::sum_mapped", _backward_of_mapped, setup_context=_setup_mapped)
-library.register("sum_mapped", reference.sum_mapped)
-torch.library.register_fake("eokit::sum_grid", _fake_grid)
-torch.library.register_autograd("eokit::sum_grid", _backward_of_grid, setup_context=_setup_grid)
-library.register("sum_grid", reference.sum_grid)
+torch.library.register_fake("eokit::gather_gradients", _fake_gather_gradients)
+torch.library.register_autograd(
+    "eokit::gather_gradients", _backward_of_gather_gradients, setup_context=_setup_gradients
+)
+library.register("gather_gradients", reference.gather_gradients)
+torch.library.register_fake("eokit::scatter_gradients", _fake_scatter_gradients)
+torch.library.register_autograd(
+    "eokit::scatter_gradients", _backward_of_scatter_gradients, setup_context=_setup_gradients
+)
+library.register("scatter_gradients", reference.scatter_gradients)
 library.register("sum_unmapped", reference.sum_unmapped, "eokit.ops.tokens.triton")

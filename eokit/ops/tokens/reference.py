@@ -34,16 +34,23 @@ def sum_unmapped(rows: Tensor, map: Tensor) -> Tensor:
     return torch.where((map < 0)[..., None], rows.to(wide), 0.0).sum((0, 1))
 
 
-def sum_mapped(rows: Tensor, map: Tensor, back: Tensor) -> Tensor:
-    """rows: (B, R, D), map: int64 (B, L) -> (L, D) at least float32: sums of rows[b, map[b, l]] over b."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    return map_rows(rows.to(wide), map, None, None, by_output=False).sum(0)
+def gather_gradients(grad: Tensor, inverse: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """grad: (B, K, D) of gathered tokens -> (B, L, D) of the tokens, (L, D) of positions that the batch shares.
+
+    inverse: int64 (B, L), as `invert_index` has it. Sums are at least float32.
+    """
+    x = map_rows(grad, inverse, None, None, by_output=True)
+    return x, x.to(torch.promote_types(grad.dtype, torch.float32)).sum(0)
 
 
-def sum_grid(rows: Tensor, map: Tensor) -> tuple[Tensor, Tensor]:
-    """rows: (B, L, D), map: int64 (B, L) -> (L, D), the sum over b, and (D), as `sum_unmapped`; at least float32."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    return rows.to(wide).sum(0), sum_unmapped(rows, map)
+def scatter_gradients(grad: Tensor, inverse: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """grad: (B, L, D) of scattered tokens -> (B, K, D) of the visible ones, (D) of the mask token, (L, D) of positions.
+
+    index: int64 (B, K), inverse: int64 (B, L). Sums are at least float32.
+    """
+    visible = map_rows(grad, index, None, None, by_output=False)
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    return visible, sum_unmapped(grad, inverse), grad.to(wide).sum(0)
 
 
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
