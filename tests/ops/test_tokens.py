@@ -219,7 +219,7 @@ def test_rows_written_past_the_caches_and_through_them_are_the_same(poisoned, me
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(16, 1024, 384), (256, 64, 64), (1024, 16, 128), (1, 20_000, 32)])
 def test_long_sums_are_as_exact_as_torchs(size, mean):
-    batch, length, dim = size
+    batch, length, _ = size
     index, grad = choose(batch, length, length // 4), torch.randn(size) + mean
     inverse = torch.ops.eokit.invert_index(index, length)
     _, of_mask_token, of_positions = torch.ops.eokit.scatter_gradients(grad, inverse, index)

@@ -45,7 +45,9 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     map, back = ctx.saved_tensors
     grad = grad.contiguous()
     needs_source, _, _, needs_fill, needs_positions, _ = ctx.needs_input_grad
-    to_source = to_fill = to_positions = None
+    to_source: Any = None
+    to_fill: Any = None
+    to_positions: Any = None
     if needs_positions and _in_one_pass(ctx, grad, map if ctx.by_output else back):
         if ctx.by_output:
             to_source, to_fill, to_positions = torch.ops.eokit.scatter_gradients(grad, map, back)
@@ -73,8 +75,8 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _in_one_pass(ctx: Any, grad: Tensor, places: Tensor) -> bool:
     """Whether one pass over `grad` makes all gradients: with positions that the batch shares.
 
-    Not so on a GPU, where nothing was measured, with a ragged index, whose samples follow each other in a row, and where
-    rows without a place would be filled, which no public op asks for.
+    Not so on a GPU, where nothing was measured, with a ragged index, whose samples follow each other in a row, and with
+    gathered rows that are filled, which no public op asks for.
     """
     shared = len(ctx.positions_shape) == 2 and places.shape[1] == ctx.positions_shape[0]
     return shared and grad.device.type == "cpu" and (ctx.by_output or ctx.fill_dtype is None)
