@@ -255,9 +255,9 @@ def test_gradients_need_a_place_for_every_row(inverse, words):
 
 @compiled
 def test_gradients_of_rows_that_are_not_there_are_refused():
+    inverse, index = torch.tensor([[0, 2, -1, -1]]), torch.tensor([[0, 1]])
     with pytest.raises(RuntimeError, match=r"map: 2 is outside 0..1"):
-        inverse = torch.tensor([[0, 2, -1, -1]])
-        torch.ops.eokit.gather_gradients(torch.randn(1, 2, 8), inverse, torch.tensor([[0, 1]]))
+        torch.ops.eokit.gather_gradients(torch.randn(1, 2, 8), inverse, index)
 
 
 def test_more_than_65535_rows_and_empty_batches():
