@@ -119,6 +119,9 @@ void token_gradients(const TokenGradients<E>& call, int64_t begin, int64_t end) 
   const auto grad_at = [&](int64_t b, int64_t l) {
     return call.grad + (kScattered ? b * call.places + l : b * call.rows + row_of(b, l)) * dim;
   };
+  const auto source_at = [&](int64_t b, int64_t l) {
+    return call.source + (kScattered ? b * call.rows + row_of(b, l) : b * call.places + l) * dim;
+  };
   Scratch scratch(2 * dim);
   float *sums = scratch.take(dim), *fill = scratch.take(dim);
   std::fill(fill, fill + dim, 0.0f);
@@ -136,14 +139,12 @@ void token_gradients(const TokenGradients<E>& call, int64_t begin, int64_t end) 
         const bool same = b + kAhead < batches;  // place, or the next one
         const int64_t next_b = same ? b + kAhead : (b + kAhead) % batches, next_l = same ? l : l + 1;
         if (next_l < end && (kScattered || row_of(next_b, next_l) >= 0)) ask_for_row(grad_at(next_b, next_l), dim);
-        const int64_t row = row_of(b, l);
-        E* source = call.source + (kScattered ? b * call.rows + row : b * call.places + l) * dim;
-        if (row >= 0)
-          add_and_copy_row<V, kStreams>(grad_at(b, l), dim, sums, source);
+        if (row_of(b, l) >= 0)
+          add_and_copy_row<V, kStreams>(grad_at(b, l), dim, sums, source_at(b, l));
         else if constexpr (kScattered)
           add_row_to_both<V>(grad_at(b, l), dim, sums, fill), ++filled;
         else
-          put_row<V, kStreams, E>(nullptr, nullptr, dim, source);
+          put_row<V, kStreams, E>(nullptr, nullptr, dim, source_at(b, l));
       }
       add_row<V>(sums, dim, call.positions + l * dim);
       if (filled >= kFewRows) empty_fill();
