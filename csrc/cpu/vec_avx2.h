@@ -48,6 +48,7 @@ struct VecAvx2 {
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static bool any_above(Reg a, Reg b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
     return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), a);
   }
@@ -63,9 +64,11 @@ struct VecAvx2 {
 
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm256_cvtepi32_ps(_mm256_castps_si256(a)); }
-  // a * 2^n for integer n in -126..127.
-  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
-    const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  EOKIT_INLINE static Reg fraction(Reg x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }  // in 0..1
+  // a * 2^floor(x) for x from -126 to below 128.
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg x) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_floor_ps(x));
+    const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
   }
 

@@ -50,6 +50,7 @@ struct VecAvx512 {
   EOKIT_INLINE static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+  EOKIT_INLINE static bool any_above(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) {  // 0 elsewhere
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), a);
   }
@@ -61,7 +62,8 @@ struct VecAvx512 {
   }
   EOKIT_INLINE static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   EOKIT_INLINE static Reg bits_as_integers(Reg a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
-  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) { return _mm512_scalef_ps(a, n); }
+  EOKIT_INLINE static Reg fraction(Reg x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg x) { return _mm512_scalef_ps(a, x); }
 
   // to[m * stride + n] = the sum of all lanes of x[m][n] for m < rows, zeros behind the four of a row.
   EOKIT_INLINE static void store_sums(const Reg (&x)[4][4], float* to, int64_t stride, int rows) {

@@ -52,6 +52,10 @@ struct VecPortable {
   EOKIT_INLINE static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   EOKIT_INLINE static Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
 
+  EOKIT_INLINE static bool any_above(Reg a, Reg b) {
+    const Int above = a > b;
+    return (above[0] | above[1] | above[2] | above[3]) != 0;
+  }
   EOKIT_INLINE static Reg where_positive(Reg test, Reg a) { return test > zero() ? a : zero(); }  // 0 elsewhere
   EOKIT_INLINE static Reg where_same(const int64_t* ids, int64_t id, Reg then, Reg otherwise) {
     for (int i = 0; i < kWidth; ++i) otherwise[i] = ids[i] == id ? then[i] : otherwise[i];
@@ -64,9 +68,10 @@ struct VecPortable {
     std::memcpy(&bits, &a, sizeof bits);
     return __builtin_convertvector(bits, Reg);
   }
-  // a * 2^n for integer n in -126..127.
-  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg n) {
-    const Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
+  EOKIT_INLINE static Reg fraction(Reg x) { return x - __builtin_convertvector(floor(x), Reg); }  // in 0..1
+  // a * 2^floor(x) for x from -126 to below 128.
+  EOKIT_INLINE static Reg times_power_of_two(Reg a, Reg x) {
+    const Int exponent = (floor(x) + 127) << 23;
     Reg power;
     std::memcpy(&power, &exponent, sizeof power);
     return a * power;
@@ -77,6 +82,12 @@ struct VecPortable {
                                      int64_t dst_stride) {
     for (int c = 0; c < columns; ++c)
       for (int r = 0; r < kWidth; ++r) dst[c * dst_stride + r] = r < rows ? src[r * src_stride + c] : 0.0f;
+  }
+
+ private:
+  EOKIT_INLINE static Int floor(Reg x) {
+    const Int whole = __builtin_convertvector(x, Int);  // towards zero
+    return whole + (__builtin_convertvector(whole, Reg) > x);  // true is -1
   }
 };
 

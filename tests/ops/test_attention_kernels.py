@@ -59,6 +59,25 @@ def test_a_negative_scale_finds_the_highest_score_too(instruction_set, name, bia
     torch.testing.assert_close(negative, positive, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("keys", [3, 61, 400])
+def test_scores_of_any_size_choose_their_key(instruction_set, name, keys):
+    """Scores up to 1e12, which are whole numbers: rounded to another base they would differ by thousands."""
+    instruction_set(name)
+    numbers = torch.arange(keys, dtype=torch.float32).roll(keys // 2)
+    q, k = torch.zeros(2, 36, 2, 64), torch.zeros(2, keys, 2, 64)
+    q[..., 0], k[..., 0] = -3.0 * 2**18, (2.0**18 * (numbers - keys))[:, None]
+    q, k, v = (x.requires_grad_() for x in (q, k, torch.randn(2, keys, 2, 64)))
+    out = attention(q, k, v, backend="cpu")
+    out.sum().backward()
+    chosen = int(numbers.argmin())
+    torch.testing.assert_close(out, v[:, chosen : chosen + 1].expand_as(out))
+    assert (v.grad[:, chosen] == 36).all()
+    assert v.grad.sum() == 36 * v[:, 0].numel()
+    for x, other in ((q, k), (k, q)):  # what rounding leaves of slopes, sums over 64 features
+        assert x.grad.abs().max() <= 1e-4 * other.abs().max()
+
+
 @pytest.mark.parametrize("name", [name for name in INSTRUCTION_SETS if name != "avx512_bf16"])
 @pytest.mark.parametrize("low", [-1e10, -1e30, torch.finfo(torch.float32).min])
 @pytest.mark.parametrize(("keys", "rows"), [(36, slice(3, 4)), (400, slice(None))], ids=["a query", "first keys"])
