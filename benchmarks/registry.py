@@ -150,20 +150,14 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "attention": Benchmark(
-        "attention", "Attention along time, space and both, against torch's on the same data.", AttentionSettings
-    ),
-    "sequence": Benchmark(
-        "sequence", "CropSTS over the number of dates, decoupled against joint attention.", SequenceSettings
-    ),
+    "attention": Benchmark("attention", "Attention along time, space and both, beside torch's.", AttentionSettings),
+    "sequence": Benchmark("sequence", "CropSTS over the number of dates, decoupled and joint.", SequenceSettings),
     "tokens": Benchmark("tokens", "Gathering and scattering of tokens for masked pretraining.", TokensSettings),
     "pool": Benchmark("pool", "Pooling of series with learned queries, as L-TAE does it.", PoolSettings),
     "mlp": Benchmark("mlp", "The layers that project pixel-dates in AnySat, rows in blocks.", MlpSettings),
     "losses": Benchmark("losses", "Contrastive losses, streamed against all logits in memory.", LossesSettings),
     "loader": Benchmark("loader", "Reading and writing of stores, beside zarr-python.", LoaderSettings),
-    "train-step": Benchmark(
-        "train_step", "A pretraining step of CropSTS, with attention of eokit and of torch.", TrainStepSettings
-    ),
+    "train-step": Benchmark("train_step", "A CropSTS pretraining step, our attention and torch's.", TrainStepSettings),
     "model anysat": Benchmark("anysat", "AnySat, beside plain torch that does the published work.", AnySatSettings),
 }
 """By the words after `eokit bench`."""

@@ -217,7 +217,10 @@ def run_and_tell(name: str, settings: Any, how: dict[str, Any], told: tuple[Any,
 
 @click.group("model")
 def model() -> None:
-    """A forward of a whole model, beside plain torch that does the published work."""
+    """A forward of a whole model, beside plain torch.
+
+    Plain torch does the work that is published with the model.
+    """
 
 
 for _name, _about in BENCHMARKS.items():
@@ -231,9 +234,9 @@ command.add_command(model)
 @click.argument("b", metavar="B.json", type=PATH)
 @common
 def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
-    """Say where eokit became slower or faster from A.json to B.json, beside the others of each run.
+    """Where eokit became slower or faster from A.json to B.json.
 
-    Exit code 1 if a contender lost its figure, for example because its result became wrong.
+    Beside the others of each run, by the ratios within it. Exit code 1 if a contender lost its figure, for example because its result became wrong.
     """
     from eokit.errors import EokitError
     from eokit_bench.compare import compare, lost_lines, text
