@@ -21,7 +21,8 @@ STABLE_TORCH_LIBRARY(eokit, m) {
   // rows: (B, R, D). map: int64 (B, R) -> float32 (D): the sum of the rows whose map is negative.
   m.def("sum_unmapped(Tensor rows, Tensor map) -> Tensor");
   // The gradients of map_rows with positions (L, D) shared by the batch. index: int64 (B, K), inverse: int64 (B, L), the
-  // way back. grad (B, K, D) of gathered tokens -> (B, L, D) of the tokens, float32 (L, D) of their positions.
+  // way back. grad (B, K, D) of gathered tokens -> (B, L, D) of the tokens, float32 (L, D) of their positions; index is taken
+  // by the gradients of both alone.
   m.def("gather_gradients(Tensor grad, Tensor inverse, Tensor index) -> (Tensor x, Tensor positions)");
   // grad (B, L, D) of scattered tokens -> (B, K, D) of the visible ones, float32 (D) of the mask token, float32 (L, D).
   m.def(

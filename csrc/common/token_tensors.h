@@ -15,11 +15,11 @@ inline void check_map(const Tensor& map, const char* name, const char* shape, co
                   name, ": expected contiguous int64 ", shape);
 }
 
-// Rows (B, R, D) to be summed and their map.
-inline void check_unmapped(const Tensor& rows, const Tensor& map) {
-  STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), "rows: expected contiguous (B, R, D)");
-  check_map(map, "map", "(B, R)", rows);
-  STD_TORCH_CHECK(map.size(1) == rows.size(1), "map: expected the rows of `rows`");
+// Rows (B, R, D) and a map (B, R) of them.
+inline void check_rows_and_map(const Tensor& rows, const char* rows_name, const Tensor& map, const char* name) {
+  STD_TORCH_CHECK(rows.dim() == 3 && rows.is_contiguous(), rows_name, ": expected contiguous (B, R, D)");
+  check_map(map, name, "(B, R)", rows);
+  STD_TORCH_CHECK(map.size(1) == rows.size(1), name, ": expected the rows of `", rows_name, "`");
 }
 
 // The arguments of map_rows in torch.

@@ -29,10 +29,11 @@ Tensor invert_index(Tensor index, int64_t length) {
 }
 
 // Every row that the map names is one of `rows`.
-void check_places(const Tensor& map, int64_t rows) {
+void check_named_rows(const Tensor& map, const char* name, int64_t rows) {
   const int64_t* from = map.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < map.numel(); ++i)
-    STD_TORCH_CHECK(from[i] < rows, "map: ", from[i], " is outside 0..", rows - 1);
+  int64_t highest = -1;
+  for (int64_t i = 0; i < map.numel(); ++i) highest = std::max(highest, from[i]);
+  STD_TORCH_CHECK(highest < rows, name, ": ", highest, " is outside 0..", rows - 1);
 }
 
 Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, std::optional<Tensor> positions,
@@ -40,7 +41,7 @@ Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, s
   const MappedTensors given{source, map, fill, positions, by_output};
   given.check();
   const int64_t batches = map.size(0), rows = map.size(1), dim = source.size(2);
-  check_places(map, source.size(1));
+  check_named_rows(map, "map", source.size(1));
   Tensor out = in_huge_pages(torch::stable::new_empty(source, {batches, rows, dim}));
   if (out.numel() == 0) return out;
 
@@ -56,7 +57,7 @@ Tensor map_rows(Tensor source, Tensor map, Tensor, std::optional<Tensor> fill, s
 }
 
 Tensor sum_unmapped(Tensor rows, Tensor map) {
-  check_unmapped(rows, map);
+  check_rows_and_map(rows, "rows", map, "map");
   const int64_t count = map.numel(), dim = rows.size(2);
   Tensor sums = torch::stable::new_empty(rows, {dim}, ScalarType::Float);
   with_elements_of(rows, "rows", [&](auto element) {
@@ -73,9 +74,9 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
 }
 
 std::tuple<Tensor, Tensor> gather_gradients(Tensor grad, Tensor inverse, Tensor index) {
-  check_unmapped(grad, index);
+  check_rows_and_map(grad, "grad", index, "index");
   check_map(inverse, "inverse", "(B, L)", grad);
-  check_places(inverse, grad.size(1));
+  check_named_rows(inverse, "inverse", grad.size(1));
   const int64_t batches = grad.size(0), rows = grad.size(1), dim = grad.size(2), places = inverse.size(1);
   Tensor x = in_huge_pages(torch::stable::new_empty(grad, {batches, places, dim}));
   Tensor positions = torch::stable::new_empty(grad, {places, dim}, ScalarType::Float);
@@ -92,11 +93,11 @@ std::tuple<Tensor, Tensor> gather_gradients(Tensor grad, Tensor inverse, Tensor 
   return {x, positions};
 }
 
-// Every row has one place, as every row of the result is written once.
-void check_rows_have_places(const Tensor& inverse, const Tensor& index) {
-  check_places(inverse, index.size(1));
+// inverse is that of index: every row has one place, and is written once.
+void check_inverse(const Tensor& inverse, const Tensor& index) {
   const int64_t batches = index.size(0), rows = index.size(1), places = inverse.size(1);
   const int64_t *place = index.const_data_ptr<int64_t>(), *row = inverse.const_data_ptr<int64_t>();
+  check_named_rows(inverse, "inverse", rows);
   int64_t left = batches * rows;
   for (int64_t i = 0; i < inverse.numel(); ++i) left -= row[i] >= 0;
   STD_TORCH_CHECK(left == 0, "inverse: expected a place for every row of index");
@@ -107,9 +108,9 @@ void check_rows_have_places(const Tensor& inverse, const Tensor& index) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> scatter_gradients(Tensor grad, Tensor inverse, Tensor index) {
-  check_unmapped(grad, inverse);
+  check_rows_and_map(grad, "grad", inverse, "inverse");
   check_map(index, "index", "(B, K)", grad);
-  check_rows_have_places(inverse, index);
+  check_inverse(inverse, index);
   const int64_t batches = grad.size(0), places = grad.size(1), dim = grad.size(2), rows = index.size(1);
   Tensor visible = in_huge_pages(torch::stable::new_empty(grad, {batches, rows, dim}));
   Tensor mask_token = torch::stable::new_empty(grad, {dim}, ScalarType::Float);

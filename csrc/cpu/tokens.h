@@ -23,7 +23,7 @@ struct TokenGradients {
   const E* grad = nullptr;     // of what came out: rows where they were gathered, a grid where they were scattered
   E* source = nullptr;         // of what went in: the grid, zeros where no row is, or the rows
   float* positions = nullptr;  // (L, D): sums over b
-  float* fill = nullptr;       // (D) += those of places without a row; scattered tokens have it
+  float* fill = nullptr;       // (D) += those of places without a row; where tokens were scattered
 };
 
 template <class E>

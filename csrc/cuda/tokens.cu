@@ -116,7 +116,7 @@ Tensor sum_unmapped(Tensor rows, Tensor map) {
   constexpr int kLanes = 32, kLanesOfParts = 8;
   check_gpu(rows, "rows");
   check_gpu(map, "map", rows, "rows");
-  check_unmapped(rows, map);
+  check_rows_and_map(rows, "rows", map, "map");
   const int64_t count = map.numel(), dim = rows.size(2);
   const int64_t parts = parts_of((count + kRowsOfPart - 1) / kRowsOfPart, dim, kMostParts);
   const DeviceGuard guard(rows.get_device_index());

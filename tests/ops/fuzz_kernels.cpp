@@ -151,7 +151,8 @@ void tokens(const TokenKernelsOf<E>& kernels) {
 // Rows have places in random order.
 template <class E>
 void token_gradients(const TokenKernelsOf<E>& kernels) {
-  const int64_t batches = upto(3), places = upto(200), rows = upto(places), dim = dims(70);
+  const bool many = maybe();  // samples: sums are made of several
+  const int64_t batches = upto(many ? 70 : 3), places = upto(many ? 20 : 200), rows = upto(places), dim = dims(70);
   Exact<E> grid(batches * places * dim), visible(batches * rows * dim, Filled::kNaN);
   Exact<E> back(batches * places * dim, Filled::kNaN);
   Exact<float> positions(places * dim, Filled::kNaN), fill(dim);

@@ -35,7 +35,8 @@ def assert_same(ours, theirs, leaves, **tolerance):
         torch.testing.assert_close(a, b, **tolerance)
 
 
-sizes = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 40), st.integers(0, 20))
+widths = st.integers(1, 40) | st.integers(126, 140)  # those of narrow and wide tokens have gradients of their own
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 20), widths, st.integers(0, 20))
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
@@ -110,10 +111,11 @@ def test_rows_far_apart_are_read_in_place():
 
 
 @compiled
-def test_any_number_of_threads_gives_the_same_bits():
+@pytest.mark.parametrize("width", [48, 144])
+def test_any_number_of_threads_gives_the_same_bits(width):
     # Seven threads have some rows each: a thread gets at least 100,000 elements.
-    visible, index, mask_token, pos = leaf(8, 600, 48), choose(8, 2000, 600), leaf(48), leaf(2000, 48)
-    grad = torch.randn(8, 2000, 48)
+    visible, index, mask_token, pos = leaf(8, 600, width), choose(8, 2000, 600), leaf(width), leaf(2000, width)
+    grad = torch.randn(8, 2000, width)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 7):
@@ -138,18 +140,21 @@ def test_every_instruction_set(instruction_set_or_skip, name, dtype):
     ours = scatter_tokens(visible, index, 9, mask_token, pos)
     torch.testing.assert_close(ours, reference.scatter_tokens(visible, index, 9, mask_token, pos))
     places = torch.ops.eokit.invert_index(index, 9)
-    for name, grad in [("gather_gradients", visible), ("scatter_gradients", ours)]:
-        found = getattr(torch.ops.eokit, name)(grad, places, index)
-        torch.testing.assert_close(found, getattr(reference, name)(grad, places, index))
+    for op, grad in [("gather_gradients", visible), ("scatter_gradients", ours)]:
+        found = getattr(torch.ops.eokit, op)(grad, places, index)
+        torch.testing.assert_close(found, getattr(reference, op)(grad, places, index))
 
 
-def test_the_gradients_of_gathering_have_some_themselves():
-    x, index, pos, grad = leaf(3, 9, 8), choose(3, 9, 4), leaf(9, 8), leaf(3, 4, 8)
+@pytest.mark.parametrize("width", [8, 128])
+def test_the_gradients_of_gathering_have_some_themselves(width):
+    x, index, pos, grad = leaf(3, 9, width), choose(3, 9, 4), leaf(9, width), leaf(3, 4, width)
     assert_same_second_gradients(gather_tokens(x, index, pos), plain_gather(x, index, pos), [pos], [x, pos], grad)
 
 
-def test_the_gradients_of_scattering_have_some_themselves():
-    visible, index, mask_token, pos, grad = leaf(3, 4, 8), choose(3, 9, 4), leaf(8), leaf(9, 8), leaf(3, 9, 8)
+@pytest.mark.parametrize("width", [8, 128])
+def test_the_gradients_of_scattering_have_some_themselves(width):
+    visible, mask_token, pos, grad = leaf(3, 4, width), leaf(width), leaf(9, width), leaf(3, 9, width)
+    index = choose(3, 9, 4)
     ours, exact = (f(visible, index, 9, mask_token, pos) for f in (scatter_tokens, plain_scatter))
     assert_same_second_gradients(ours, exact, [mask_token, pos], [visible, mask_token, pos], grad)
 
@@ -180,14 +185,15 @@ def test_no_samples_no_tokens_and_no_features_have_gradients(size):
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradients_of_positions_are_summed_in_float32(dtype):
-    x, index, pos = leaf(64, 9, 24, dtype=dtype), choose(64, 9, 5), leaf(9, 24, dtype=dtype)
-    grad = torch.randn(64, 5, 24).to(dtype)
+@pytest.mark.parametrize("width", [24, 264])
+def test_gradients_of_positions_are_summed_in_float32(dtype, width):
+    x, index, pos = leaf(64, 9, width, dtype=dtype), choose(64, 9, 5), leaf(9, width, dtype=dtype)
+    grad = torch.randn(64, 5, width).to(dtype)
     with use_backend("cpu"):
         (ours,) = torch.autograd.grad(gather_tokens(x, index, pos), pos, grad)
-    exact = torch.zeros(9, 24).index_add(0, index.flatten(), grad.float().flatten(0, 1))
+    exact = torch.zeros(9, width).index_add(0, index.flatten(), grad.float().flatten(0, 1))
     torch.testing.assert_close(ours, exact.to(dtype))
-    mask_token, grad = leaf(24, dtype=dtype), torch.randn(64, 9, 24).to(dtype)
+    mask_token, grad = leaf(width, dtype=dtype), torch.randn(64, 9, width).to(dtype)
     with use_backend("cpu"):
         out = scatter_tokens(x[:, :5], index, 9, mask_token, pos)
         to_mask_token, to_pos = torch.autograd.grad(out, [mask_token, pos], grad)
@@ -198,12 +204,13 @@ def test_gradients_of_positions_are_summed_in_float32(dtype):
 
 @compiled
 @pytest.mark.parametrize("memory", [5, 7])
-def test_rows_written_past_the_caches_and_through_them_are_the_same(poisoned, memory):
-    """Of 5 MiB and of 7, with more places than are summed at once."""
-    rows = memory * 2**20 // (4 * 64 * 4)
-    index = choose(4, 3 * rows, rows)
+@pytest.mark.parametrize("samples", [4, 70])
+def test_rows_written_past_the_caches_and_through_them_are_the_same(poisoned, memory, samples):
+    """Visible rows of 5 MiB and of 7; with sums of several parts where samples are many."""
+    rows = memory * 2**20 // (samples * 64 * 4)
+    index = choose(samples, 3 * rows, rows)
     inverse = torch.ops.eokit.invert_index(index, 3 * rows)
-    grad = torch.randn(4, 3 * rows, 64)
+    grad = torch.randn(samples, 3 * rows, 64)
     visible, mask_token, positions = torch.ops.eokit.scatter_gradients(grad, inverse, index)
     x, of_gathered = torch.ops.eokit.gather_gradients(visible, inverse, index)
     assert torch.equal(visible, plain_gather(grad, index, None))
@@ -217,10 +224,12 @@ def test_rows_written_past_the_caches_and_through_them_are_the_same(poisoned, me
 
 @compiled
 @pytest.mark.parametrize("mean", [0.0, 1.0])
-@pytest.mark.parametrize("size", [(16, 1024, 384), (256, 64, 64), (1024, 16, 128), (1, 20_000, 32)])
+@pytest.mark.parametrize(
+    "size", [(16, 1024, 384), (256, 64, 64), (1024, 16, 128), (1, 20_000, 32), (4096, 1, 32), (65_536, 2, 16)]
+)
 def test_long_sums_are_as_exact_as_torchs(size, mean):
     batch, length, _ = size
-    index, grad = choose(batch, length, length // 4), torch.randn(size) + mean
+    index, grad = choose(batch, length, max(length // 4, length > 1)), torch.randn(size) + mean
     inverse = torch.ops.eokit.invert_index(index, length)
     _, of_mask_token, of_positions = torch.ops.eokit.scatter_gradients(grad, inverse, index)
     alone = torch.ops.eokit.sum_unmapped(grad, inverse)
@@ -241,7 +250,7 @@ def test_long_sums_are_as_exact_as_torchs(size, mean):
 @pytest.mark.parametrize(
     ("inverse", "words"),
     [
-        ([[0, 2, -1, -1]], r"map: 2 is outside 0..1"),
+        ([[0, 2, -1, -1]], r"inverse: 2 is outside 0..1"),
         ([[0, -1, -1, -1]], "inverse: expected a place for every row of index"),
         ([[0, 1, 1, -1]], "inverse: expected a place for every row of index"),
         ([[0, -1, 1, -1]], "inverse: expected row 1 of sample 0 at 1"),
@@ -256,7 +265,7 @@ def test_gradients_need_a_place_for_every_row(inverse, words):
 @compiled
 def test_gradients_of_rows_that_are_not_there_are_refused():
     inverse, index = torch.tensor([[0, 2, -1, -1]]), torch.tensor([[0, 1]])
-    with pytest.raises(RuntimeError, match=r"map: 2 is outside 0..1"):
+    with pytest.raises(RuntimeError, match=r"inverse: 2 is outside 0..1"):
         torch.ops.eokit.gather_gradients(torch.randn(1, 2, 8), inverse, index)
 
 

@@ -75,11 +75,13 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _in_one_pass(ctx: Any, grad: Tensor, places: Tensor) -> bool:
     """Whether one pass over `grad` makes all gradients: with positions that the batch shares.
 
-    Not so on a GPU, where nothing was measured, with a ragged index, whose samples follow each other in a row, and with
-    gathered rows that are filled, which no public op asks for.
+    The compiled kernels do that. Not so with a ragged index, whose samples follow each other in a row, with scattered
+    tokens that are narrow, as finding rows one by one costs more than reading them again, and with gathered rows that
+    are filled, which no public op asks for.
     """
     shared = len(ctx.positions_shape) == 2 and places.shape[1] == ctx.positions_shape[0]
-    return shared and grad.device.type == "cpu" and (ctx.by_output or ctx.fill_dtype is None)
+    gains = grad.shape[-1] * grad.element_size() >= 512 if ctx.by_output else ctx.fill_dtype is None
+    return shared and gains and library.takes_compiled(grad)
 
 
 def _over_samples(rows: Tensor, length: int, dim: int) -> Tensor:
