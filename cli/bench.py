@@ -236,8 +236,8 @@ command.add_command(model)
 def compare_(a: Path, b: Path, as_json: bool, quiet: bool) -> None:
     """Where eokit became slower or faster from A.json to B.json.
 
-    Beside the others of each run, by the ratios within it. Exit code 1 if a contender lost its figure, for example because
-    its result became wrong.
+    Beside the others of each run, by the ratios within it. Exit code 1 if a contender lost its figure, for example
+    because its result became wrong.
     """
     from eokit.errors import EokitError
     from eokit_bench.compare import compare, lost_lines, text

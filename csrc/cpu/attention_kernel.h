@@ -199,30 +199,38 @@ void find_highest(const float* scores, int64_t keys, int64_t panel, int64_t firs
   }
 }
 
-// Whether any of `count` natural logarithms, scores times `scale`, is so large that its rounding in base 2 could be seen.
+// Whether any of `count` scores times `scale` is so large that rounding its logarithm to base 2 could be seen; NaN is not.
 template <class V>
 bool any_large(const float* scores, int64_t count, float scale) {
   const typename V::Reg factor = V::set(scale);
   typename V::Reg largest = V::zero();
   for (int64_t c = 0; c < count; c += V::kWidth) {
     const typename V::Reg x = V::mul(factor, V::load(scores + c));
-    largest = V::max(largest, V::max(x, V::sub(V::zero(), x)));
+    largest = V::max(V::max(x, V::sub(V::zero(), x)), largest);
   }
   return V::any_above(largest, V::set(1048576.0f));  // 0.1 of a power of two
 }
 
+// Whether weights over so many blocks of keys have natural logarithms: where blocks meet, or queries in the backward meet
+// the lse of the forward, the rounding of a maximum to base 2 would stay; within one block it is that of all weights of a
+// query, and cancels. With a bias scores and maximum may be -1e30, whose roundings are large. And without fused
+// multiply-add every score would be rounded to base 2.
+template <class V>
+EOKIT_INLINE bool needs_natural(bool in_blocks, bool biased) {
+  return in_blocks || biased || !V::kFused;
+}
+
 // What a score weighs: exp(scale * score - most). Logarithms of weights are of base 2, so that scale, base and difference
-// take one step. kExact: they are natural, at one step more. Nothing is then rounded to another base that has to meet what
-// is not: scores and `most` of 1e30 that cancel each other, as where a bias masks a whole query, or lse in several blocks.
-template <class V, bool kExact>
+// take one step; or kNatural, at one step more.
+template <class V, bool kNatural>
 class Weight {
  public:
   using Reg = typename V::Reg;
 
-  explicit Weight(float scale) : factor_(V::set(kExact ? scale : scale * kLog2E)) {}
+  explicit Weight(float scale) : factor_(V::set(kNatural ? scale : scale * kLog2E)) {}
 
-  EOKIT_INLINE static Reg logarithm(Reg natural) { return kExact ? natural : V::mul(V::set(kLog2E), natural); }
-  EOKIT_INLINE static Reg power(Reg logarithm) { return kExact ? exp<V>(logarithm) : exp2<V>(logarithm); }
+  EOKIT_INLINE static Reg logarithm(Reg natural) { return kNatural ? natural : V::mul(V::set(kLog2E), natural); }
+  EOKIT_INLINE static Reg power(Reg logarithm) { return kNatural ? exp<V>(logarithm) : exp2<V>(logarithm); }
   EOKIT_INLINE Reg operator()(Reg score, Reg most) const {
     return power(V::fma(factor_, score, V::sub(V::zero(), most)));
   }
@@ -234,11 +242,11 @@ class Weight {
 // One block of scores S^T (keys, panel) becomes P^T = exp(scale S^T - maximum), packed as O has it for a product over
 // keys; `highest` are the scores that `scale` makes the largest. `maximum` and `sum` (panel) run over the blocks; `decay`
 // gets what earlier results must be multiplied with because the maximum rose.
-template <class V, class O, bool kExact>
+template <class V, class O, bool kNatural>
 void softmax_block(float* scores, int64_t keys, int64_t panel, float scale, const float* highest, float* maximum,
                    float* sum, float* decay, Ahead& ahead) {
   using Reg = typename V::Reg;
-  const Weight<V, kExact> weight(scale);
+  const Weight<V, kNatural> weight(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     float* column = scores + c;
     const Reg before = V::load(maximum + c), now = V::max(before, V::mul(V::set(scale), V::load(highest + c)));
@@ -353,7 +361,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
       if (few > 0) pack_few<O, V>(q, few, last);
       const Results<V, E> results(walk.queries(call.out, first, length), decay, 1, call.past_caches);
       for (int64_t i = 0; i < panel; ++i) maximum[i] = std::numeric_limits<float>::lowest(), sum[i] = 0.0f;
-      bool exact = false;
+      const bool in_natural = needs_natural<V>(walk.count() > kBlock, call.bias.data != nullptr);
+      bool natural = in_natural;
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         const float* k = keys + key * row;
@@ -367,8 +376,8 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         }
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         find_highest<V>(scores, count, panel, compared, scale, highest);
-        exact = call.bias.data != nullptr || any_large<V>(highest, panel, scale);
-        const auto softmax = exact ? softmax_block<V, O, true> : softmax_block<V, O, false>;
+        natural = in_natural || any_large<V>(highest, panel, scale);
+        const auto softmax = natural ? softmax_block<V, O, true> : softmax_block<V, O, false>;
         softmax(scores, count, panel, scale, highest, maximum, sum, decay, ahead);
         if (key > 0) scale_rows<V>(out, width, length, decay);
         const bool last_block = key + count == walk.count();
@@ -382,7 +391,7 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
         const int left = static_cast<int>(length - c < V::kWidth ? length - c : V::kWidth);
         const typename V::Reg most = V::load(maximum + c), of_sum = log<V>(V::load(sum + c));
         const typename V::Reg by_two = V::fma(V::set(kLn2), Weight<V, false>::logarithm(most), of_sum);  // as weights have it
-        V::store_first(lse + first + c, exact ? V::add(most, of_sum) : by_two, left);
+        V::store_first(lse + first + c, natural ? V::add(most, of_sum) : by_two, left);
       }
     }
   }
@@ -393,11 +402,11 @@ void forward_items(const AttentionForward<E>& call, int64_t begin, int64_t end) 
 // keys where O packs it differently. The gradient of the bias grows by dS^T. delta == nullptr: these are all the keys.
 // Then delta is summed from what is here, so that `out` need not be read, and P^T is divided by its sum: the rounding of
 // lse would else be left over where the slopes of a query nearly cancel.
-template <class V, class O, bool kExact>
+template <class V, class O, bool kNatural>
 void softmax_gradient(float* scores, float* slopes, float* by_keys, int64_t keys, int64_t panel, float scale,
                       const float* lse, const float* delta, const BiasBlock<float>& grad_bias) {
   using Reg = typename V::Reg;
-  const Weight<V, kExact> weight(scale);
+  const Weight<V, kNatural> weight(scale);
   for (int64_t c = 0; c < panel; c += V::kWidth) {
     const Reg most = weight.logarithm(V::load(lse + c));
     Reg mean, share = V::set(1.0f);
@@ -516,7 +525,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
       if (in_blocks) dot_rows<V>(grad_out, walk.queries(call.out, first, length), delta);
       for (int64_t i = 0; i < length; ++i) lse[i] = call.lse[item * shape.queries + first + i];
       for (int64_t i = length; i < panel; ++i) lse[i] = delta[i] = 0.0f;
-      const bool exact = in_blocks || call.bias.data != nullptr || any_large<V>(lse, panel, 1.0f);
+      const bool natural = needs_natural<V>(in_blocks, call.bias.data != nullptr) || any_large<V>(lse, panel, 1.0f);
       for (int64_t key = 0, count; key < walk.count(); key += count) {
         count = next_part(walk.count() - key, kBlock, O::kDepth);
         const float *k = keys + key * row, *v = values + key * row, *lanes = key_lanes + words<O>(key) * width;
@@ -524,7 +533,7 @@ void backward_items(const AttentionBackward<E>& call, int64_t begin, int64_t end
         make_scores<O>(count, dim, v, grads_t, last_grads, length, Matrix<Arithmetic>{slopes, panel, false}, ahead);
         const float scale = add_bias<V>(scores, count, panel, shape.scale, block_of(call.bias, walk, key, first, length));
         const auto grad_bias = block_of(call.grad_bias, walk, key, first, length);
-        const auto gradient = exact ? softmax_gradient<V, O, true> : softmax_gradient<V, O, false>;
+        const auto gradient = natural ? softmax_gradient<V, O, true> : softmax_gradient<V, O, false>;
         gradient(scores, slopes, slopes_by_keys, count, panel, scale, lse, in_blocks ? delta : nullptr, grad_bias);
         float *grad_k = grad_keys + key * width, *grad_v = grad_values + key * width;
         const bool last_panel = first + length == shape.queries, last_block = key + count == walk.count();

@@ -70,39 +70,55 @@ EOKIT_INLINE void add_row(const E* row, int64_t dim, float* to) {
   for (; d < dim; ++d) to[d] += to_float(row[d]);
 }
 
-// So many rows, of those that are hidden up to twice as many, are summed before they join the others: long sums drift.
+// So many rows, of those that are hidden up to twice as many, are summed before they join the others, and so many such
+// sums before they join the total: long sums drift.
 constexpr int64_t kFewRows = 32;
 
-// total (count) += few, with what rounding took off `total` before (Kahan's sum); `few` becomes zeros.
+// Sums of rows (D), in levels; `few` is what rows are added to.
 template <class V>
-EOKIT_INLINE void join(float* few, int64_t count, float* total, float* excess) {
-  int64_t d = 0;
-  for (; d + V::kWidth <= count; d += V::kWidth) {
-    const typename V::Reg before = V::load(total + d), more = V::sub(V::load(few + d), V::load(excess + d));
-    const typename V::Reg now = V::add(before, more);
-    V::store(excess + d, V::sub(V::sub(now, before), more));
-    V::store(total + d, now);
-    V::store(few + d, V::zero());
+class LevelledSum {
+ public:
+  LevelledSum(Scratch& scratch, int64_t dim) : dim_(dim), few_(scratch.take(dim)), many_(scratch.take(dim)) {
+    std::fill(few_, few_ + dim, 0.0f);
+    std::fill(many_, many_ + dim, 0.0f);
   }
-  for (; d < count; ++d) {
-    const float before = total[d], more = few[d] - excess[d];
-    total[d] = before + more;
-    excess[d] = (total[d] - before) - more;
-    few[d] = 0.0f;
+
+  float* few() const { return few_; }
+
+  // Call it after kFewRows rows or so; total (D).
+  void join(float* total) {
+    move(few_, many_);
+    if (++joined_ == kFewRows) finish(total);
   }
-}
+
+  // Call it after the last join.
+  void finish(float* total) {
+    if (joined_ > 0) move(many_, total);
+    joined_ = 0;
+  }
+
+ private:
+  // to (D) += from, which becomes zeros
+  void move(float* from, float* to) const {
+    add_row<V>(from, dim_, to);
+    std::fill(from, from + dim_, 0.0f);
+  }
+
+  int64_t dim_, joined_ = 0;
+  float *few_, *many_;
+};
 
 template <class V, class E>
 void sum_unmapped(const SumUnmapped<E>& call, int64_t begin, int64_t end) {
   const int64_t dim = call.dim;
   Scratch scratch(2 * dim);
-  float *few = scratch.take(dim), *excess = scratch.take(dim);
-  std::fill(few, few + dim, 0.0f), std::fill(excess, excess + dim, 0.0f);
+  LevelledSum<V> sum(scratch, dim);
   for (int64_t i = begin; i < end;) {
     for (int64_t rows = 0; i < end && rows < kFewRows; ++i)
-      if (call.map[i] < 0) add_row<V>(call.rows + i * dim, dim, few), ++rows;
-    join<V>(few, dim, call.sums, excess);
+      if (call.map[i] < 0) add_row<V>(call.rows + i * dim, dim, sum.few()), ++rows;
+    sum.join(call.sums);
   }
+  sum.finish(call.sums);
 }
 
 // to (D) += row, and also (D) += row
@@ -142,31 +158,30 @@ void token_gradients(const TokenGradients<E>& call, int64_t begin, int64_t end) 
     return call.source + (kScattered ? b * call.rows + row_of(b, l) : b * call.places + l) * dim;
   };
   Scratch scratch(4 * dim);
-  float *few = scratch.take(dim), *excess = scratch.take(dim);
-  float *hidden = scratch.take(dim), *hidden_excess = scratch.take(dim);  // of places without a row
-  std::fill(few, few + dim, 0.0f);
-  std::fill(hidden, hidden + dim, 0.0f), std::fill(hidden_excess, hidden_excess + dim, 0.0f);
+  LevelledSum<V> all(scratch, dim), hidden(scratch, dim);  // rows of a place; rows of places without a row
   int64_t hidden_rows = 0;
   for (int64_t l = begin; l < end; ++l) {
     float* positions = call.positions + l * dim;
-    std::fill(positions, positions + dim, 0.0f), std::fill(excess, excess + dim, 0.0f);
+    std::fill(positions, positions + dim, 0.0f);
     for (int64_t b = 0; b < batches;) {
       for (const int64_t last = std::min(b + kFewRows, batches); b < last; ++b) {
         const bool same = b + kAhead < batches;  // place, or the next one
         const int64_t next_b = same ? b + kAhead : (b + kAhead) % batches, next_l = same ? l : l + 1;
         if (next_l < end && (kScattered || row_of(next_b, next_l) >= 0)) ask_for_row(grad_at(next_b, next_l), dim);
         if (row_of(b, l) >= 0)
-          add_and_copy_row<V, kStreams>(grad_at(b, l), dim, few, source_at(b, l));
+          add_and_copy_row<V, kStreams>(grad_at(b, l), dim, all.few(), source_at(b, l));
         else if constexpr (kScattered)
-          add_row_to_both<V>(grad_at(b, l), dim, few, hidden), ++hidden_rows;
+          add_row_to_both<V>(grad_at(b, l), dim, all.few(), hidden.few()), ++hidden_rows;
         else
           put_row<V, kStreams, E>(nullptr, nullptr, dim, source_at(b, l));
       }
-      join<V>(few, dim, positions, excess);
-      if (hidden_rows >= kFewRows) join<V>(hidden, dim, call.fill, hidden_excess), hidden_rows = 0;
+      all.join(positions);
+      if (hidden_rows >= kFewRows) hidden.join(call.fill), hidden_rows = 0;
     }
+    all.finish(positions);
   }
-  if (hidden_rows > 0) join<V>(hidden, dim, call.fill, hidden_excess);
+  if (hidden_rows > 0) hidden.join(call.fill);
+  if (kScattered) hidden.finish(call.fill);
   if constexpr (kStreams) V::finish_streams();
 }
 

@@ -13,6 +13,7 @@ struct VecAvx2 {
   typedef __m256 Reg;
 
   static constexpr int kWidth = 8;
+  static constexpr bool kFused = true;  // whether fma rounds once
   // Register block of the matrix product: 6 x 2 sums + 2 columns + 1 broadcast of 16 registers.
   static constexpr int kColumns = 2;
   static constexpr int rows(int columns) { return columns == 1 ? 8 : 6; }

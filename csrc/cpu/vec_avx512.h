@@ -13,6 +13,7 @@ struct VecAvx512 {
   typedef __m512 Reg;
 
   static constexpr int kWidth = 16;
+  static constexpr bool kFused = true;  // whether fma rounds once
   // Register block of the matrix product. Two FMA units of latency 4 need 8 sums in flight; of 32 registers the
   // largest block takes 24 for sums, the rest hold a row of columns and a broadcast.
   static constexpr int kColumns = 4;

@@ -13,6 +13,7 @@ struct VecPortable {
   typedef int32_t Int __attribute__((vector_size(16)));
 
   static constexpr int kWidth = 4;
+  static constexpr bool kFused = false;  // whether fma surely rounds once
   // Register block of the matrix product: kColumns vectors wide, rows(columns) high. 2 x 4 + 2 + 1 of 16 registers.
   static constexpr int kColumns = 2;
   static constexpr int rows(int /*columns*/) { return 4; }

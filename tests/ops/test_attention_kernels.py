@@ -60,6 +60,50 @@ def test_a_negative_scale_finds_the_highest_score_too(instruction_set, name, bia
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("keys", [61, 400, 700], ids=["one block of keys", "several", "four"])
+@pytest.mark.parametrize("common", [30, 1000, 100_000])
+def test_scores_that_are_all_high_are_as_exact_as_torch(instruction_set, name, keys, common):
+    """Scores of `common`, two more or less, in eighths that float32 holds: only weights and sums are rounded."""
+    instruction_set(name)
+    case = make_case(36, keys, 64)
+    case.q, case.k = (torch.randint(-1, 2, x.shape).double() for x in (case.q, case.k))
+    case.q[..., 17:], case.q[..., 0], case.k[..., 0] = 0, 1, 8 * common
+    exact, theirs = case.run("reference", torch.float64), case.run("sdpa", torch.float32)
+    for what, ours in case.run("cpu", torch.float32).items():
+        error, own = ((x - exact[what]).square().mean().sqrt() for x in (ours, theirs[what]))
+        assert error <= 2 * own, f"{what}: {error:.3g}, torch {own:.3g}"
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("keys", [61, 400, 700])
+@pytest.mark.parametrize(("first", "last"), [(1e12, 0), (1e9, 0), (0, 1e9), (1e12, -1e12), (2**20 - 1, 2**20 + 1)])
+def test_one_high_score_among_low_ones(instruction_set, name, keys, first, last):
+    """Of the first key and of the last, which are in other blocks where keys are many."""
+    instruction_set(name)
+    case = make_case(36, keys, 64)
+    case.q[..., 0], case.k[..., 0] = 1, 0
+    case.k[:, 0, :, 0], case.k[:, -1, :, 0] = 8 * first, 8 * last
+    case.q[..., 1:], case.k[:, [0, -1], :, 1:] = case.q[..., 1:].round(), 0
+    exact, theirs = case.run("reference", torch.float64), case.run("sdpa", torch.float32)
+    for what, ours in case.run("cpu", torch.float32).items():
+        largest = 8 * max(abs(first), abs(last)) if what == "grad_q" else 1  # slopes times keys
+        error, own = ((x - exact[what]).abs().max() for x in (ours, theirs[what]))
+        assert error <= 2 * own + 1e-6 * largest, f"{what}: {error:.3g}, torch {own:.3g}"
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_a_query_of_nan_leaves_the_others_alone(instruction_set, name):
+    instruction_set(name)
+    q, k, v = torch.zeros(1, 36, 1, 64), torch.zeros(1, 61, 1, 64), torch.randn(1, 61, 1, 64)
+    q[..., 0], k[..., 0] = 2.0**23, (2.0**20 * torch.arange(61.0))[:, None]
+    q[:, 16] = float("nan")
+    out = attention(q, k, v, backend="cpu")
+    assert out[:, 16].isnan().all()
+    others = torch.arange(36) != 16
+    torch.testing.assert_close(out[:, others], v[:, -1:].expand(1, 35, 1, 64))
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("keys", [3, 61, 400])
 def test_scores_of_any_size_choose_their_key(instruction_set, name, keys):
     """Scores up to 1e12, which are whole numbers: rounded to another base they would differ by thousands."""

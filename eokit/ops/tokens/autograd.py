@@ -80,7 +80,7 @@ def _in_one_pass(ctx: Any, grad: Tensor, places: Tensor) -> bool:
     are filled, which no public op asks for.
     """
     shared = len(ctx.positions_shape) == 2 and places.shape[1] == ctx.positions_shape[0]
-    gains = grad.shape[-1] * grad.element_size() >= 512 if ctx.by_output else ctx.fill_dtype is None
+    gains = grad.shape[-1] * grad.element_size() > 256 if ctx.by_output else ctx.fill_dtype is None
     return shared and gains and library.takes_compiled(grad)
 
 
